@@ -268,8 +268,7 @@ def mean_average_precision(scores: Scores, labels: LabelSets) -> NDArray[np.floa
     logarithm of the softmax in float64 and therefore has fewer ties.
 
     Args:
-        scores: (N, T, K), class scores before the softmax. This function applies the softmax, because the softmax changes the order in
-            which the clips are ranked for a class.
+        scores: (N, T, K), class scores before the softmax. The function applies the softmax, which changes the ranking of the clips.
         labels: All labels of each clip.
     """
     truth = np.zeros((len(scores), scores.shape[2]), bool)

@@ -81,9 +81,8 @@ class PolicyNetwork(nn.Module):
 
     `agents.policies.sb3` has the same modules inside Stable-Baselines3; its `to_network` and `load_network` copy the weights.
 
-    A policy that skips has one more output. On a grid, this output is a logit. With continuous locations, this output is a third
-    coordinate, and the frame is skipped if the coordinate is at least 0.5. This output and the value depend on the number of patches so
-    far; see `SkippingActor` and `SpatialActor`.
+    A policy that skips has one more output: a logit on a grid, otherwise a third coordinate, which skips the frame if it is at least 0.5.
+    This output and the value depend on the number of patches so far; see `SkippingActor` and `SpatialActor`.
 
     Args:
         architecture: the sizes.
@@ -126,8 +125,7 @@ class PolicyNetwork(nn.Module):
     def forward(self, maps: Tensor) -> Tensor:
         """Return the logits of the cells (N, D, G²) or the locations (N, D, 2), (row, column) in [0, 1], for glance maps (N, D, C, h, w).
 
-        For a policy that skips, the shape is (N, D, D, …). The index on the third axis is the number of patches so far. On the last axis,
-        the last entry is the output for skipping.
+        For a policy that skips, the shape is (N, D, D, …). The third axis is the number of patches so far, and the last entry skips.
         """
         states = self.encoder(maps)
         output = self.actor.for_all_counts(states) if self.skips else self.actor(states)
@@ -270,13 +268,11 @@ def make_actor(architecture: NetworkArchitecture, grid: int | None, skips: bool)
 def patch_mask_below(skip: Tensor, threshold: float) -> Tensor:
     """Return the patch mask (N, D). A decision has a patch if its P(skip) is below the threshold.
 
-    With a higher threshold, a clip never has fewer patches. As long as the clip has had the same number of patches with two thresholds,
-    every decision that has a patch with the lower threshold also has a patch with the higher threshold. The number of patches with the
-    higher threshold therefore never falls below the number with the lower threshold.
+    With a higher threshold, a clip never has fewer patches: while the numbers of patches with two thresholds are equal, every decision
+    that has a patch with the lower threshold also has a patch with the higher threshold.
 
     Args:
-        skip: P(skip) with shape (N, D). If P(skip) depends on the number of patches so far, the shape is (N, D, D), and the index on the
-            last axis is this number.
+        skip: P(skip) with shape (N, D). If it depends on the number of patches so far, the last axis of (N, D, D) is this number.
         threshold: threshold on P(skip).
     """
     if skip.ndim == 2:

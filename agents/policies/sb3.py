@@ -147,10 +147,7 @@ class ClipReferenceExtractor(ReferenceExtractor):
             self._in_rollout = False
 
     def forward(self, references: Tensor) -> Tensor:
-        """Return features (B, F) for references (B, 2).
-
-        References (B, 3) include the number of patches so far. For them, return features (B, F + 1).
-        """
+        """Return features (B, F) for references (B, 2), or features (B, F + 1) for references (B, 3), which include the patch count."""
         clip, step = references[:, :2].long().cpu().numpy().T
         clips, inverse = np.unique(clip, return_inverse=True)
         states = self._encoded(clips)
@@ -208,9 +205,9 @@ class PatchActorCriticPolicy(SigmoidMeanPolicy):
     """`PolicyNetwork` as an `ActorCriticPolicy`. The actor and the critic of the network follow a `ClipReferenceExtractor`.
 
     On a grid, the policy samples a cell from the softmax of the actor's output. With continuous locations, the policy samples from a
-    Gaussian around the sigmoid of the actor's output. On a grid, the output for skipping is one more logit, which starts at ln G². With
-    continuous locations, the output for skipping is a third coordinate, which starts at 0.5. A new policy therefore skips half of the
-    steps. With the observation `reference_looks`, the output for skipping depends on the number of patches so far.
+    Gaussian around the sigmoid of the actor's output. The output for skipping is one more logit, which starts at ln G², or a third
+    coordinate, which starts at 0.5. A new policy therefore skips half of the steps. With the observation `reference_looks`, the output for
+    skipping depends on the number of patches so far.
 
     Log-probabilities are those of the sampled location before clipping, because Stable-Baselines3 clips only the actions that it sends to
     the environment. (The released code uses the log-probability of the clipped location.)
