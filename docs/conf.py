@@ -1,4 +1,4 @@
-"""The Sphinx site: ``python -m sphinx -W --keep-going -b html docs build/site``. Nothing is fetched."""
+"""Configure Sphinx. ``python -m sphinx -W --keep-going -b html docs build/site`` builds the site. Nothing is fetched."""
 
 import sys
 from pathlib import Path

@@ -57,7 +57,7 @@ TOPICS = {
 
 
 def pages() -> dict[str, str]:
-    """Return the page of the API reference, by its file name."""
+    """Return a dictionary from the file name of the API reference to its text."""
     text = ["# API reference\n", "Public names. [Benchmark tasks](/tasks.md) and [Extending](/extend.md) show how they are used.\n"]
     for topic, (about, names) in TOPICS.items():
         text += [f"## {topic}\n", f"{about}\n"]

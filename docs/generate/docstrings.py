@@ -1,4 +1,4 @@
-"""Convert docstrings for autodoc: they have Markdown headings and tables, like Gymnasium's, but autodoc reads reStructuredText."""
+"""Convert Markdown headings and tables in docstrings to reStructuredText, because autodoc reads reStructuredText."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def convert(app: Sphinx, what: str, name: str, obj: object, options: object, lin
 def signature(
     app: Sphinx, what: str, name: str, obj: object, options: object, arguments: str | None, returns: str | None
 ) -> tuple[str | None, str | None]:
-    """Return the signature to print: nothing for a protocol, because it has no constructor. Abbreviate defaults that are functions."""
+    """Return the signature to print. It is empty for a protocol, which has no constructor. Abbreviate defaults that are functions."""
     if getattr(obj, "_is_protocol", False):
         return "", ""
     return arguments and re.sub(r"<function [^>]*>+", "…", arguments), returns

@@ -91,7 +91,7 @@ def _reward(form: str) -> str:
 
 
 def _summary(task: str) -> str:
-    """Return what must be learned in a task, which the table of ids in docs/tasks.md states."""
+    """Return the sentence that states what must be learned in a task, from the table of ids in docs/tasks.md."""
     text = (DOCS / "tasks.md").read_text(encoding="utf-8")
     match = re.search(rf"^\| `AdaFocus{task.title()}-v1`.*? \| (.*?) \|", text, re.MULTILINE)
     if match is None:

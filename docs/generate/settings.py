@@ -28,7 +28,7 @@ can have another default in its YAML file in `configs/`. The table of a group th
 
 
 def pages() -> dict[str, str]:
-    """Return the page of all settings, by its file name."""
+    """Return a dictionary from the file name of the page of all settings to its text."""
     text, groups = [ABOUT, "## Commands\n"], {}
     for module, (schema, config) in _commands().items():
         sections = dict(groups_of(schema, config, PACKAGE))
