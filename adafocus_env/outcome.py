@@ -32,7 +32,7 @@ class Outcome:
         multiply_adds: (N,) int64, multiply-adds of the step.
         action_rewards: (N, A) float32, rewards that all actions would have had in this step, with penalties subtracted; A = 0 without
             ``full_information``. The rewards are a tensor if ``reward`` is a tensor.
-        alternatives: (N, A, *action space), the actions of ``action_rewards``.
+        alternatives: (N, A, *action space), the actions whose rewards are in ``action_rewards``.
     """
 
     reward: Values

@@ -43,8 +43,8 @@ def sample_crop(
 ) -> Crop:
     """Sample a multi-scale crop at a random position. With ``flip``, the crop is mirrored with probability ½.
 
-    Height and width of the crop are the shorter side of the frames times one of ``scales`` each. The two scales are equal or neighbours in
-    ``scales``. Every position at which the crop fits is possible, including the last row and the last column.
+    The height and the width of the crop are each the shorter side of the frames times one of ``scales``. The two scales are equal or
+    neighbours in ``scales``. Every position at which the crop fits is possible, including the last row and the last column.
 
     Args:
         height: height of the frames in pixels.

@@ -260,7 +260,7 @@ class LRUCache(Generic[Item, Value]):
     def get(self, key: Item, make: Callable[[], Value]) -> Value:
         """Return the cached value of ``key``.
 
-        If there is none, call ``make`` and cache the result. A full cache drops the least recently used value.
+        If no value is cached for ``key``, call ``make`` and cache the result. A full cache drops the least recently used value.
         """
         if key not in self._cached:
             self._cached[key] = make()

@@ -123,8 +123,8 @@ def published(name: str, root: str | Path, *, source: str = "auto", val: float =
     Args:
         name: a key of `PUBLISHED`.
         root: the folder with the class file and the lists.
-        source: ``frames`` reads extracted frames from numbered files. ``videos`` reads video files in ``ROOT/videos``, whose numbers of
-            frames may differ from the lists. ``auto`` reads frames if their folder exists, otherwise videos.
+        source: ``frames`` reads extracted frames from numbered files. ``videos`` reads video files in ``ROOT/videos``. The numbers of
+            frames in the lists may differ from those of the files. ``auto`` reads frames if their folder exists, otherwise videos.
         val: share of the training videos that is held out for validation.
 
     Raises:
