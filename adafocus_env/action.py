@@ -28,11 +28,12 @@ class Action(Protocol):
     ``action``.
 
     Attributes:
-        patch_action: The same kind of action without skipping. If every action has a patch, this is the object itself. Features are
-            computed for ``patch_action``.
+        patch_action: The same kind of action without skipping. If every action has a patch, ``patch_action`` is the object itself. Features
+            are computed for ``patch_action``.
         size: Height and width of the frame in pixels.
         patch_size: P, height and width of a patch in pixels.
-        candidates: Actions that a search for the best action tries. They are all actions, or some actions whose patches cover the frame.
+        candidates: Actions that a search for the best action tries. The candidates are all actions, or some actions whose patches cover the
+            frame.
     """
 
     size: int
@@ -64,7 +65,7 @@ class Action(Protocol):
     def to_patch_action(self, actions: NDArray[Any]) -> NDArray[Any]:
         """Convert actions to actions of ``patch_action`` that select the same patches.
 
-        An action that skips is converted to an arbitrary action. The method is called only if ``patch_action`` is another object.
+        An action that skips is converted to an arbitrary action. The method is called only if actions can skip.
         """
 
     def corners_of(self, actions: NDArray[Any]) -> NDArray[Any]:
@@ -163,8 +164,8 @@ class GridAction(_PatchAction):
         """Check the cells (count,), and return them as an int64 tensor on the same device. The host does not wait for a GPU.
 
         Raises:
-            ActionError: In the same cases as `check`, with one exception: on a GPU, a cell outside the grid later causes a device-side
-                assertion, which ends the process.
+            ActionError: In the same cases as `check`, except that a GPU detects a cell outside the grid later. Then a device-side assertion
+                ends the process.
         """
         check_form(cells, count, self.num_cells, whole=not (cells.is_floating_point() or cells.is_complex() or cells.dtype == torch.bool))
         inside = ((cells >= 0) & (cells < self.num_cells)).all()
@@ -235,9 +236,9 @@ class ContinuousAction(_PatchAction):
 
 
 class InterpolatedAction(ContinuousAction):
-    """An action is a location a in [0,1]², at which the patch is interpolated (AdaFocusV2).
+    """An action is a location a in [0,1]², and the patch is interpolated at this exact location (AdaFocusV2).
 
-    The patch has the corner a · (size − patch_size), which is not rounded; see `classifiers.crop`. Only the boxes of such patches are
+    The patch has the corner a · (size − patch_size), which is not rounded; see `classifiers.crop`. Only the boxes of the patches are
     rounded to whole pixels.
 
     Args:
@@ -303,7 +304,7 @@ class ContinuousSkipAction:
     """An action is a location and a third coordinate. If the third coordinate is at least 0.5, the step has no patch.
 
     Args:
-        patch_action: The kind of action that has only the locations.
+        patch_action: The kind of action without the third coordinate.
     """
 
     num_cells = None

@@ -55,8 +55,8 @@ def classify_clips(
         focus_vectors: Focus vectors (M, F) of the M frames with a patch, clip by clip.
         patch_mask: (N, T) bool, true for the frames with a patch; None: all frames have a patch.
         skipped: Input of the head in frames without a patch; see the table above.
-        num_frames: Number of frames per decision. Either all frames of a decision have a patch or none. The option `last` repeats the mean
-            of the focus vectors of the last decision with patches.
+        num_frames: Number of frames per decision. Either all frames of a decision have a patch, or no frame of the decision has a patch.
+            The option `last` repeats the mean of the focus vectors of the last decision with patches.
 
     Raises:
         InputError: If the option is unknown.

@@ -353,7 +353,8 @@ class Dynamics:
 
         Args:
             probabilities: (N, K), scores after the step.
-            judged: (k, N, K), the scores that the reward depends on: those of the step, of the baseline's actions, and of the alternatives.
+            judged: (k, N, K), the scores that the reward depends on, which are the scores of the step, of the baseline's actions, and of
+                the alternatives.
             clips: (N,), the clips.
 
         Returns:

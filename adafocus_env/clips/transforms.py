@@ -88,8 +88,9 @@ def apply_crop(frames: Tensor, crop: Crop, size: int) -> Tensor:
 
 
 def map_points(points: NDArray[np.floating], crop: Crop, size: int) -> NDArray[np.float32]:
-    """Convert points in the stored frames to points in the frames that `apply_crop` returns. Points outside the crop lie outside those
-    frames.
+    """Convert points in the stored frames to points in the frames that `apply_crop` returns.
+
+    Points outside the crop lie outside the frames of the result.
 
     Args:
         points: (..., 2) as (y, x) in pixels; (0, 0) is the centre of the top left pixel.
