@@ -178,7 +178,7 @@ class Classifier(nn.Module):
             frames = torch.from_numpy(frames.copy(order="K")).to(self.device)
         mean = frames.new_tensor(self.architecture.mean, dtype=torch.float32).view(3, 1, 1)
         std = frames.new_tensor(self.architecture.std, dtype=torch.float32).view(3, 1, 1)
-        # Make one copy, then use in-place operations, because another large tensor would take as much time as a layer.
+        # Make one copy, then use in-place operations, because creating another large tensor would take as much time as a layer.
         return frames.to(torch.float32, copy=True).div_(255).sub_(mean).div_(std)
 
     def glance(self, frames: Tensor, num_frames: int = 1) -> tuple[Tensor, Tensor]:

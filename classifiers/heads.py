@@ -1,9 +1,9 @@
 """Temporal heads compute class scores after every step from the features of the steps so far.
 
 `MaxPerStepHead` and `SeparateMeanHead` are the heads of AdaFocusV2 (arXiv 2112.14238). AdaFocusV2 also has two auxiliary heads, which are
-used only in training: one linear layer for glance vectors and one for focus vectors. The auxiliary heads are the frame classifiers of the
-backbones (`classifiers.backbones.backbone.Backbone.fc`). Every checkpoint contains the frame classifiers, so that training can continue.
-`MaxPerStepHead` and `SeparateMeanHead` do not use the frame classifiers.
+used only in training: one linear layer for glance vectors and one linear layer for focus vectors. The auxiliary heads are the frame
+classifiers of the backbones (`classifiers.backbones.backbone.Backbone.fc`). Every checkpoint contains the frame classifiers, so that
+training can continue. `MaxPerStepHead` and `SeparateMeanHead` do not use the frame classifiers.
 """
 
 import math
@@ -291,7 +291,10 @@ def in_order_of_steps(features: Tensor) -> Tensor:
 
 
 def _means_so_far(values: Tensor, state: Tensor | None) -> tuple[Tensor, Tensor]:
-    """Return the mean of the values (N, T, K) up to each step, and the new state (N, K + 1), which holds their sum and their number."""
+    """Return the mean of the values (N, T, K) up to each step, and the new state (N, K + 1).
+
+    The state holds the sum and the number of the values.
+    """
     sums = torch.cat([values, torch.ones_like(values[..., :1])], dim=-1).cumsum(1)
     if state is not None:
         sums = sums + state.unsqueeze(1)

@@ -44,7 +44,7 @@ class TemporalShift:
 
     Attributes:
         num_frames: Frames per clip in the current call.
-        modules: Names of the modules whose input is shifted. The names are those in the trunk.
+        modules: Names of the modules whose input is shifted, relative to the trunk.
     """
 
     def __init__(self, fraction: float) -> None:
