@@ -1,6 +1,6 @@
-"""Kinds of action: a cell of a grid, or a location in [0, 1]²; each also in a form that can skip the patch.
+"""The kinds of action. An action selects a cell of a grid, or a location in [0, 1]². Both kinds also have a form that can skip the patch.
 
-A location selects a patch at whole pixels, or one that is interpolated at the exact location.
+A location selects a patch at whole pixels or, with `InterpolatedAction`, a patch that is interpolated at the exact location.
 """
 
 from collections.abc import Callable
@@ -20,15 +20,20 @@ from classifiers.errors import lookup, refuse_if
 
 
 class Action(Protocol):
-    """A kind of action: its space, and the patches that actions select. Arrays of actions are (…, *space.shape).
+    """A kind of action, which defines the action space and the patches that actions select.
 
-    A custom kind is a class made from (grid, size, patch_size): an entry of `ACTIONS`, or the argument ``action`` of an environment.
+    Arrays of actions have the shape (…, *space.shape).
+
+    A custom kind is a class whose constructor takes (grid, size, patch_size). Add the class to `ACTIONS`, or pass it to an environment as
+    ``action``.
 
     Attributes:
-        patch_action: The kind of action without skipping; itself where every action has a patch. Features are computed for it.
+        patch_action: The same kind of action without skipping. If every action has a patch, ``patch_action`` is the object itself. Features
+            are computed for ``patch_action``.
         size: Height and width of the frame in pixels.
         patch_size: P, height and width of a patch in pixels.
-        candidates: Actions that a search for the best one tries: all of them, or some that cover the frame.
+        candidates: Actions that a search for the best action tries. The candidates are all actions, or some actions whose patches cover the
+            frame.
     """
 
     size: int
@@ -45,50 +50,56 @@ class Action(Protocol):
 
     @property
     def num_cells(self) -> int | None:
-        """Number of different actions; None where they are continuous."""
+        """Number of different actions; None if actions are continuous."""
 
     def check(self, actions: object, count: int) -> NDArray[Any]:
         """Return the actions of ``count`` clips as an array.
 
         Raises:
-            ActionError: One lies outside the space (names the first).
+            ActionError: If an action lies outside the space. The message names the first such action.
         """
 
     def patch_mask(self, actions: NDArray[Any]) -> NDArray[np.bool_]:
-        """Return whether actions have a patch (…)."""
+        """Return a mask (…) that is true for the actions that have a patch."""
 
     def to_patch_action(self, actions: NDArray[Any]) -> NDArray[Any]:
-        """Convert actions to those of ``patch_action`` with the same patches, any where they skip. Called only where the two differ."""
+        """Convert actions to actions of ``patch_action`` that select the same patches.
+
+        An action that skips is converted to an arbitrary action. The method is called only if actions can skip.
+        """
 
     def corners_of(self, actions: NDArray[Any]) -> NDArray[Any]:
-        """Return the corners (…, 2) of the patches as (top, left) in pixels; undefined for actions that skip.
+        """Return the corners (…, 2) of the patches as (top, left) in pixels. The corners of actions that skip are undefined.
 
-        They are integers, or floating point where patches are interpolated at real-valued corners.
+        Corners are integers, or floating point if patches are interpolated at real-valued corners.
         """
 
     def nearest(self, points: NDArray[np.floating]) -> NDArray[Any]:
-        """Points (…, 2) as (y, x), with (0, 0) the centre of a pixel → the actions with the nearest patch centres."""
+        """Return the actions whose patch centres are nearest to the points.
+
+        The points (…, 2) are (y, x) in pixels; (0, 0) is the centre of the top left pixel.
+        """
 
     def sample(self, rng: np.random.Generator, shape: tuple[int, ...]) -> NDArray[Any]:
-        """Sample uniformly random patches, as actions (*shape, *space.shape)."""
+        """Sample actions (*shape, *space.shape) that select uniformly random patches."""
 
 
 def boxes_of(action: Action, actions: NDArray[Any]) -> NDArray[np.int64]:
-    """Return the boxes (…, 4) of the patches as (top, left, bottom, right) in pixels of the frame; zeros for actions that skip."""
+    """Return the boxes (…, 4) of the patches as (top, left, bottom, right) in pixels of the frame. Boxes of actions that skip are zeros."""
     corners = np.rint(action.corners_of(actions)).astype(np.int64)
     boxes = np.concatenate([corners, corners + action.patch_size], axis=-1)
     return boxes if action.patch_action is action else boxes * action.patch_mask(actions)[..., None]
 
 
 class _PatchAction:
-    """What the kinds without skipping share: every action has a patch.
+    """Base class of the kinds of action without skipping: every action has a patch.
 
     Args:
         size: Height and width of the frame in pixels.
         patch_size: P, height and width of a patch in pixels.
 
     Raises:
-        InputError: The patch does not fit the frame.
+        InputError: If the patch does not fit the frame.
     """
 
     num_cells: int | None = None
@@ -102,7 +113,7 @@ class _PatchAction:
 
     @property
     def patch_action(self) -> Any:
-        """Itself."""
+        """The object itself."""
         return self
 
     def patch_mask(self, actions: NDArray[Any]) -> NDArray[np.bool_]:
@@ -115,17 +126,18 @@ class _PatchAction:
 
 
 class GridAction(_PatchAction):
-    """One of G × G patches, row by row, with corners evenly spaced from one border of the frame to the other.
+    """An action selects one of G × G patches, which are numbered row by row.
 
-    The corner of a cell at a in [0,1]² is floor(a · (size − patch_size)), first coordinate = row (paper, section 3.2).
+    The corners of the patches are evenly spaced from one border of the frame to the other. The corner of a cell at a in [0,1]² is
+    floor(a · (size − patch_size)), where the first coordinate is the row (paper, section 3.2).
 
     Args:
-        grid: G, cells in each axis.
+        grid: G, number of cells per axis.
         size: Height and width of the frame in pixels.
         patch_size: P, height and width of a patch in pixels.
 
     Raises:
-        InputError: The grid has fewer than two cells per axis, or the patch does not fit the frame.
+        InputError: If the grid has fewer than two cells per axis, or if the patch does not fit the frame.
     """
 
     def __init__(self, grid: int, size: int, patch_size: int) -> None:
@@ -142,31 +154,32 @@ class GridAction(_PatchAction):
         """Return the actions as an int64 array (count,).
 
         Raises:
-            ActionError: They are not one integer from 0 to G² − 1 per clip (names the first bad one).
+            ActionError: If the actions are not one integer from 0 to G² − 1 per clip. The message names the first invalid action.
         """
         return check_cells(
             actions, count, self.num_cells, f"a cell from 0 to {self.num_cells - 1}, row-major on a {self.grid}×{self.grid} grid"
         )
 
     def check_tensor(self, cells: Tensor, count: int) -> Tensor:
-        """Return the checked cells (count,) as an int64 tensor on their device; the host does not wait for a GPU.
+        """Check the cells (count,), and return them as an int64 tensor on the same device. The host does not wait for a GPU.
 
         Raises:
-            ActionError: As `check`. A GPU finds a cell outside the grid later, with a device-side assertion, which ends the process.
+            ActionError: In the same cases as `check`, except that a GPU detects a cell outside the grid later. Then a device-side assertion
+                ends the process.
         """
         check_form(cells, count, self.num_cells, whole=not (cells.is_floating_point() or cells.is_complex() or cells.dtype == torch.bool))
         inside = ((cells >= 0) & (cells < self.num_cells)).all()
         with suppress(RuntimeError) if cells.device.type == "cpu" else nullcontext():
             torch._assert_async(inside, f"an action is outside the space; choose a cell from 0 to {self.num_cells - 1}")
             return cells.to(torch.int64)
-        return torch.from_numpy(self.check(cells.numpy(), count))  # raises: a CPU finds it at once, and can name the clip
+        return torch.from_numpy(self.check(cells.numpy(), count))  # raises an error that names the clip
 
     def corners_of(self, actions: NDArray[np.int64]) -> NDArray[np.int64]:
-        """Cells (…) → corners (…, 2) as (top, left) in pixels."""
+        """Return the corners (…, 2) of cells (…) as (top, left) in pixels."""
         return self.corners[actions]
 
     def nearest(self, points: NDArray[np.floating]) -> NDArray[np.int64]:
-        """Points (…, 2) as (y, x) → the cells (…) with the nearest patch centres."""
+        """Return the cells (…) whose patch centres are nearest to points (…, 2) given as (y, x)."""
         axis = self.corners[: self.grid, 1] + (self.patch_size - 1) / 2
         row, column = np.moveaxis(np.abs(points[..., None] - axis).argmin(-1), -1, 0)
         return row * self.grid + column
@@ -177,14 +190,16 @@ class GridAction(_PatchAction):
 
 
 class ContinuousAction(_PatchAction):
-    """A location a in [0,1]² → the patch with the corner floor(a · (size − patch_size)), first coordinate = row (paper, section 3.2).
+    """An action is a location a in [0,1]², given as (row, column).
+
+    The patch has the corner floor(a · (size − patch_size)) (paper, section 3.2).
 
     Args:
         size: Height and width of the frame in pixels.
         patch_size: P, height and width of a patch in pixels.
 
     Raises:
-        InputError: The patch does not fit the frame.
+        InputError: If the patch does not fit the frame.
     """
 
     def __init__(self, size: int, patch_size: int) -> None:
@@ -196,46 +211,50 @@ class ContinuousAction(_PatchAction):
         """Return the actions as a float32 array (count, 2).
 
         Raises:
-            ActionError: They are not one location (row, column) in [0,1]² per clip (names the first bad one).
+            ActionError: If the actions are not one location (row, column) in [0,1]² per clip. The message names the first invalid action.
         """
         return check_coordinates(actions, count, 2, "location (row, column)")
 
     def corners_of(self, actions: NDArray[np.float32]) -> NDArray[np.int64]:
-        """Locations (…, 2) → corners (…, 2) as (top, left) in pixels."""
+        """Return the corners (…, 2) for locations (…, 2), as (top, left) in pixels."""
         return np.floor(actions.astype(np.float32) * np.float32(self.size - self.patch_size)).astype(np.int64)
 
     def nearest(self, points: NDArray[np.floating]) -> NDArray[np.float32]:
-        """Points (…, 2) as (y, x) → the locations (…, 2) with the nearest patch centres."""
+        """Return the locations (…, 2) whose patch centres are nearest to points (…, 2) given as (y, x)."""
         return self._at(np.clip(np.rint(points - (self.patch_size - 1) / 2), 0, self.size - self.patch_size))
 
     def sample(self, rng: np.random.Generator, shape: tuple[int, ...]) -> NDArray[np.float32]:
-        """Sample locations (*shape, 2) of uniformly random patches: every corner has the same probability, also the last."""
+        """Sample locations (*shape, 2) of uniformly random patches. Every corner, including the last, has the same probability."""
         return self._at(rng.integers(self.size - self.patch_size + 1, size=(*shape, 2)))
 
     def _at(self, corners: NDArray[Any]) -> NDArray[np.float32]:
-        """Return the locations of corners, half a pixel above the lower bound, so that rounding cannot fall below it."""
+        """Return locations that select the given corners.
+
+        Half a pixel is added to every corner, so that rounding errors cannot select the pixel before it.
+        """
         return np.minimum((corners + 0.5) / max(1, self.size - self.patch_size), 1).astype(np.float32)
 
 
 class InterpolatedAction(ContinuousAction):
-    """A location a in [0,1]² → the patch with the corner a · (size − patch_size), interpolated there without rounding (AdaFocusV2).
+    """An action is a location a in [0,1]², and the patch is interpolated at this exact location (AdaFocusV2).
 
-    See `classifiers.crop`. Boxes of such patches are those of the nearest whole pixels.
+    The patch has the corner a · (size − patch_size), which is not rounded; see `classifiers.crop`. Only the boxes of the patches are
+    rounded to whole pixels.
 
     Args:
         size: Height and width of the frame in pixels.
         patch_size: P, height and width of a patch in pixels.
 
     Raises:
-        InputError: The patch does not fit the frame.
+        InputError: If the patch does not fit the frame.
     """
 
     def corners_of(self, actions: NDArray[Any]) -> NDArray[Any]:
-        """Locations (…, 2) → corners (…, 2) as (top, left) in pixels, real numbers of the same precision."""
+        """Return the corners (…, 2) for locations (…, 2), as (top, left) in pixels. The corners have the dtype of the locations."""
         return actions * actions.dtype.type(self.size - self.patch_size)
 
     def nearest(self, points: NDArray[np.floating]) -> NDArray[np.float32]:
-        """Points (…, 2) as (y, x) → the locations (…, 2) of the patches with these centres, moved into the frame."""
+        """Return the locations (…, 2) of patches whose centres are points (…, 2) given as (y, x). Patches are moved into the frame."""
         return (np.clip((points - (self.patch_size - 1) / 2) / max(1, self.size - self.patch_size), 0, 1)).astype(np.float32)
 
     def sample(self, rng: np.random.Generator, shape: tuple[int, ...]) -> NDArray[np.float32]:
@@ -244,10 +263,12 @@ class InterpolatedAction(ContinuousAction):
 
 
 class SkipAction:
-    """The cells of a grid and one more action, the last: no patch of this frame. The glancer sees the frame in any case.
+    """An action is a cell of a grid, or skips the frame. The last action is the one that skips: it selects no patch.
+
+    The glancer sees every frame, including skipped frames.
 
     Args:
-        patch_action: The grid.
+        patch_action: The grid of cells.
     """
 
     def __init__(self, patch_action: GridAction) -> None:
@@ -256,34 +277,34 @@ class SkipAction:
         self.skip, self.num_cells = patch_action.num_cells, patch_action.num_cells + 1
         self.space = spaces.Discrete(self.num_cells)
         self.candidates: NDArray[np.int64] = np.arange(self.num_cells)
-        self.nearest, self.sample = patch_action.nearest, patch_action.sample  # always a patch: random skips are worth no comparison
+        self.nearest, self.sample = patch_action.nearest, patch_action.sample  # always a patch, since random skips are a useless baseline
 
     def check(self, actions: object, count: int) -> NDArray[np.int64]:
         """Return the actions as an int64 array (count,).
 
         Raises:
-            ActionError: They are not one integer from 0 to G² per clip (names the first bad one).
+            ActionError: If the actions are not one integer from 0 to G² per clip. The message names the first invalid action.
         """
         return check_cells(actions, count, self.num_cells, f"a cell from 0 to {self.skip - 1}, or {self.skip} to skip")
 
     def patch_mask(self, actions: NDArray[np.int64]) -> NDArray[np.bool_]:
-        """Return whether actions are cells (…)."""
+        """Return a mask (…) that is true for the actions that are cells."""
         return actions != self.skip
 
     def to_patch_action(self, actions: NDArray[np.int64]) -> NDArray[np.int64]:
-        """Actions (…) → their cells (…); cell 0 where they skip."""
+        """Return the cells (…) of actions (…). For an action that skips, return cell 0."""
         return np.where(self.patch_mask(actions), actions, 0)
 
     def corners_of(self, actions: NDArray[np.int64]) -> NDArray[np.int64]:
-        """Actions (…) → corners (…, 2) as (top, left) in pixels; those of cell 0 where they skip."""
+        """Return the corners (…, 2) for actions (…), as (top, left) in pixels. For an action that skips, return the corner of cell 0."""
         return self.patch_action.corners_of(self.to_patch_action(actions))
 
 
 class ContinuousSkipAction:
-    """A location and a third coordinate: from 0.5 on the step has no patch.
+    """An action is a location and a third coordinate. If the third coordinate is at least 0.5, the step has no patch.
 
     Args:
-        patch_action: The locations.
+        patch_action: The kind of action without the third coordinate.
     """
 
     num_cells = None
@@ -298,28 +319,29 @@ class ContinuousSkipAction:
         """Return the actions as a float32 array (count, 3).
 
         Raises:
-            ActionError: They are not (row, column, skip) in [0,1]³ per clip (names the first bad one).
+            ActionError: If the actions are not one triple (row, column, skip) in [0,1]³ per clip. The message names the first invalid
+                action.
         """
         return check_coordinates(actions, count, 3, "location and whether to skip it (row, column, skip)")
 
     def patch_mask(self, actions: NDArray[np.float32]) -> NDArray[np.bool_]:
-        """Return whether the third coordinate is below 0.5 (…)."""
+        """Return a mask (…) that is true for the actions whose third coordinate is below 0.5."""
         return actions[..., 2] < 0.5
 
     def to_patch_action(self, actions: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Actions (…, 3) → their locations (…, 2), which those that skip have, too."""
+        """Return the locations (…, 2) of actions (…, 3). Actions that skip have a location, too."""
         return actions[..., :2]
 
     def corners_of(self, actions: NDArray[np.float32]) -> NDArray[np.int64]:
-        """Actions (…, 3) → corners (…, 2) as (top, left) in pixels."""
+        """Return the corners (…, 2) for actions (…, 3), as (top, left) in pixels."""
         return self.patch_action.corners_of(self.to_patch_action(actions))
 
     def nearest(self, points: NDArray[np.floating]) -> NDArray[np.float32]:
-        """Points (…, 2) as (y, x) → the actions (…, 3) with the nearest patch centres."""
+        """Return the actions (…, 3) whose patch centres are nearest to points (…, 2) given as (y, x)."""
         return _append(self.patch_action.nearest(points), 0)
 
     def sample(self, rng: np.random.Generator, shape: tuple[int, ...]) -> NDArray[np.float32]:
-        """Sample actions (*shape, 3) with uniformly random patches."""
+        """Sample actions (*shape, 3) that select uniformly random patches."""
         return _append(self.patch_action.sample(rng, shape), 0)
 
 
@@ -330,47 +352,49 @@ ACTIONS: dict[str, Callable[[int, int, int], Action]] = {
     "skip": lambda grid, size, patch_size: SkipAction(GridAction(grid, size, patch_size)),
     "continuous_skip": lambda grid, size, patch_size: ContinuousSkipAction(ContinuousAction(size, patch_size)),
 }
-"""Kinds of action by name, made from (grid, size, patch_size)."""
+"""The kinds of action by name. Every value is a class or function that is called with (grid, size, patch_size)."""
 
 
 def with_skipping(patch_action: Action) -> Action:
-    """Return the same kind of action with skipping; a custom kind itself."""
+    """Return the same kind of action with skipping. A custom kind is returned unchanged."""
     if isinstance(patch_action, GridAction):
         return SkipAction(patch_action)
     return ContinuousSkipAction(patch_action) if isinstance(patch_action, ContinuousAction) else patch_action
 
 
 def find_action(action: str | Callable[[int, int, int], Action]) -> Callable[[int, int, int], Action]:
-    """Return the kind of action of that name; a class is returned unchanged.
+    """Return the kind of action called ``action``. A class is returned unchanged.
 
     Raises:
-        InputError: The name is unknown (suggests the nearest).
+        InputError: If the name is unknown. The message suggests the nearest name.
     """
     return action if callable(action) else lookup("action", action, ACTIONS)
 
 
 def crop_patches(frames: Tensor, source: Tensor, corners: Tensor, patch_size: int) -> Tensor:
-    """Crop patches out of frames in one gather, without a loop or a device synchronisation; at real-valued corners they are interpolated.
+    """Crop patches out of frames in one gather operation, without a loop or a device synchronisation.
 
-    The memory layout of the result is ``torch.channels_last``, with which convolutions on a CPU are faster.
+    Patches at real-valued corners are interpolated. The memory layout of the result is ``torch.channels_last``, which makes convolutions on
+    a CPU faster.
 
     Args:
         frames: (M, 3, H, W), any dtype.
-        source: (N,) int64, the frame of each patch.
-        corners: (N, 2) int64, (top, left) of each patch in pixels; or floating point, see `classifiers.crop.crop_at_corners`.
+        source: (N,) int64, index of the frame of each patch.
+        corners: (N, 2), (top, left) of each patch in pixels, as int64 or floating point. For floating point, see
+            `classifiers.crop.crop_at_corners`.
         patch_size: P in pixels.
 
     Returns:
-        (N, 3, P, P) of the same dtype; of the higher precision where they are interpolated.
+        Patches (N, 3, P, P) with the dtype of the frames. Interpolated patches have the more precise of the dtypes of frames and corners.
     """
     if corners.is_floating_point():
         return crop_at_corners(frames, source, corners, patch_size)
     windows = frames.permute(0, 2, 3, 1).unfold(1, patch_size, 1).unfold(2, patch_size, 1).permute(0, 1, 2, 4, 5, 3)
-    return windows[source, corners[:, 0], corners[:, 1]].permute(0, 3, 1, 2)  # of a view (M, rows, columns, P, P, 3)
+    return windows[source, corners[:, 0], corners[:, 1]].permute(0, 3, 1, 2)  # windows: a view (M, rows, columns, P, P, 3)
 
 
 def masks_of(action: Action, last_chance: NDArray[np.bool_]) -> NDArray[np.bool_]:
-    """Return the action masks (N, actions). For clips where ``last_chance`` (N,) bool is true, the masks exclude skipping.
+    """Return the action masks (N, actions). If ``last_chance`` (N,) is true for a clip, its mask excludes the action that skips.
 
     Raises:
         InputError: If actions are continuous.
@@ -383,5 +407,5 @@ def masks_of(action: Action, last_chance: NDArray[np.bool_]) -> NDArray[np.bool_
 
 
 def _append(locations: NDArray[np.float32], third: float) -> NDArray[np.float32]:
-    """Locations (…, 2) → actions (…, 3) with that third coordinate."""
+    """Append the coordinate ``third`` to locations (…, 2), and return the actions (…, 3)."""
     return np.concatenate([locations, np.full_like(locations[..., :1], third)], axis=-1)

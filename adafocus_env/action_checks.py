@@ -1,4 +1,4 @@
-"""Checks of actions that come from outside, and the error for those that lie outside the action space."""
+"""Check the actions that a user passes to an environment, and define the error for actions outside the action space."""
 
 import numpy as np
 from gymnasium.error import InvalidAction
@@ -9,20 +9,20 @@ from classifiers.errors import InputError, refuse_if
 
 
 class ActionError(InputError, InvalidAction):
-    """An action that lies outside the action space."""
+    """Raised if an action lies outside the action space."""
 
 
 def check_cells(actions: object, count: int, num_cells: int, choices: str) -> NDArray[np.int64]:
-    """Return integers from 0 to ``num_cells`` − 1 as an int64 array (count,).
+    """Check that the actions are integers from 0 to ``num_cells`` − 1, and return them as an int64 array (count,).
 
     Args:
-        actions: What was given.
+        actions: The actions that the user passed.
         count: Number of clips.
         num_cells: Number of different actions.
-        choices: What may be given, for the message.
+        choices: Description of the allowed actions for the error message.
 
     Raises:
-        ActionError: They are not one such integer per clip (names the first bad one).
+        ActionError: If the actions are not one such integer per clip. The message names the first invalid action.
     """
     try:
         array = np.asarray(actions)
@@ -35,10 +35,10 @@ def check_cells(actions: object, count: int, num_cells: int, choices: str) -> ND
 
 
 def check_form(cells: Values, count: int, num_cells: int, *, whole: bool) -> None:
-    """Check shape and dtype of cells; ``whole``: whether the dtype is an integer.
+    """Check the shape and the dtype of cells. The argument ``whole`` states whether the dtype is an integer type.
 
     Raises:
-        ActionError: The shape is not (count,), or the dtype is not an integer.
+        ActionError: If the shape is not (count,), or if the dtype is not an integer type.
     """
     refuse_if(
         cells.shape != (count,),
@@ -48,16 +48,16 @@ def check_form(cells: Values, count: int, num_cells: int, *, whole: bool) -> Non
 
 
 def check_coordinates(actions: object, count: int, length: int, what: str) -> NDArray[np.float32]:
-    """Return numbers in [0, 1] as a float32 array (count, length).
+    """Check that the actions are numbers in [0, 1], and return them as a float32 array (count, length).
 
     Args:
-        actions: What was given.
+        actions: The actions that the user passed.
         count: Number of clips.
-        length: Numbers of an action.
-        what: What they are, for the message.
+        length: Number of coordinates of an action.
+        what: Description of an action for the error message.
 
     Raises:
-        ActionError: They are not that many such numbers per clip (names the first bad one).
+        ActionError: If the actions are not ``length`` such numbers per clip. The message names the first invalid action.
     """
     try:
         array = np.asarray(actions, np.float32)

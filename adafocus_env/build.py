@@ -69,7 +69,7 @@ def open_clips(
         num_workers: number of decoding processes.
         progress: function that is called with the number of clips that are ready.
         unreadable: collects the videos that cannot be read, so that the caller can give one warning for several splits.
-        waiting: shows the progress of clips that ``lazy`` decodes later.
+        waiting: progress display for the clips that are decoded later because of ``lazy``.
 
     Raises:
         InputError: if the split or ``views`` is unknown, if the split has no videos, or if no video can be read.
@@ -133,12 +133,12 @@ def build_features(
 
     Args:
         classifier: a frozen classifier, a name or folder for `classifiers.load`, or "auto" for the bundled classifier of the task. A
-            classifier object stays on its device.
+            classifier that is passed as an object stays on its device.
         clips: a clip store, or a split of the demo videos.
         task: the task of the demo videos, a name in `adafocus_env.demo.videos.TASKS`.
         device: device of a classifier that this function loads.
-        settings: settings of `adafocus_env.settings.EnvSettings` by name. ``bank`` may also be an existing bank. An existing bank must have
-            been made for the same classifier, clips and action, and is returned.
+        settings: settings of `adafocus_env.settings.EnvSettings` by name. ``bank`` may also be an existing bank. Such a bank must have been
+            made for the same classifier, clips and action. The function then returns this bank.
 
     Raises:
         InputError: if the arguments do not match each other (the message names them and the reason), or if a setting is unknown or out of

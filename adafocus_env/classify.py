@@ -24,7 +24,7 @@ SKIPPED: dict[str, Skipped] = {"zeros": "zeros", "last": "last", "none": "none"}
 
 
 def find_skipped(skipped: str) -> Skipped:
-    """Check the name of an option and return it.
+    """Check that ``skipped`` is the name of an option, and return the name.
 
     Raises:
         InputError: If the option is unknown. The message suggests the nearest.
@@ -53,10 +53,10 @@ def classify_clips(
         classifier: The classifier with the head.
         glances: Glance vectors (N, T, C) of all frames.
         focus_vectors: Focus vectors (M, F) of the M frames with a patch, clip by clip.
-        patch_mask: (N, T) bool, the frames with a patch; None: all.
+        patch_mask: (N, T) bool, true for the frames with a patch; None: all frames have a patch.
         skipped: Input of the head in frames without a patch; see the table above.
-        num_frames: Number of frames per decision. Either all frames of a decision have a patch or none. The option `last` repeats the mean
-            of the focus vectors of the last decision with patches.
+        num_frames: Number of frames per decision. Either all frames of a decision have a patch, or no frame of the decision has a patch.
+            The option `last` repeats the mean of the focus vectors of the last decision with patches.
 
     Raises:
         InputError: If the option is unknown.
@@ -76,15 +76,15 @@ def classify_clips(
 def classify_step(
     classifier: Classifier, glances: Tensor, focus_vectors: Tensor, state: Tensor, skip: Tensor | None = None, before: Tensor | None = None
 ) -> tuple[Tensor, Tensor]:
-    """Classify the next step of N clips with each of k alternative focus vectors. All k start from the same state.
+    """Classify the next step of N clips with each of k alternative focus vectors. All k alternatives start from the same state of the head.
 
     Args:
         classifier: The classifier with the head.
         glances: Glance vectors (N, C).
-        focus_vectors: (k, N, F), the focus vectors. Skipped steps have a substitute instead (see the table above).
+        focus_vectors: (k, N, F), the focus vectors. For a skipped step, the caller passes the substitute from the table above.
         state: (N, S), state of the head before the step.
-        skip: (m, N) bool with m ≤ k, true for the inputs with which the head takes no step (``skipped="none"``); None: the head always
-            takes a step.
+        skip: (m, N) bool with m ≤ k. Where the mask is true, the head takes no step (``skipped="none"``). None: the head always takes a
+            step.
         before: (N, K), softmax scores before the step. If the head takes no step, the scores before the step are returned.
 
     Returns:

@@ -35,7 +35,7 @@ class DataSettings:
 
     @property
     def label(self) -> str:
-        """The name of the data set, followed by the task of the demo videos if it is not the default task.
+        """The name of the data set, followed by the task of the demo videos, unless the task is the default.
 
         Names of runs contain this label.
         """

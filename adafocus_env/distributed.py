@@ -66,7 +66,7 @@ def main_first() -> Iterator[None]:
 
 
 def broadcast_object(value: Value) -> Value:
-    """Return the value of the main process in all processes. Values are pickled; those of the other processes are ignored."""
+    """Return the value of the main process in all processes. Values are pickled. The values of the other processes are ignored."""
     return gather_objects(value)[0]
 
 

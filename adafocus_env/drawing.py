@@ -22,7 +22,7 @@ Colour = tuple[int, int, int] | str
 def font(size: int, *, bold: bool = False) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
     """Return a font of ``size`` pixels.
 
-    If Matplotlib is installed, the font is DejaVu Sans, which Matplotlib includes and which has most alphabets. Otherwise, the font is
+    If Matplotlib is installed, the font is DejaVu Sans, which is part of Matplotlib and covers most alphabets. Otherwise, the font is
     Pillow's default font.
     """
     package = importlib.util.find_spec("matplotlib")

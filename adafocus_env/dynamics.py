@@ -1,4 +1,7 @@
-"""The dynamics of the decision problem. One step of N clips crops the patches, computes their focus vectors, classifies, and rewards."""
+"""The dynamics of the decision problem.
+
+A step crops patches, computes their focus vectors, classifies the clips and computes the rewards.
+"""
 
 from __future__ import annotations
 
@@ -24,15 +27,15 @@ from adafocus_env.transfers import Values, rows_of, to_array, to_device, with_ro
 from classifiers.errors import InputError, lookup, refuse_if
 from classifiers.flops import video_flops
 
-# Smallest batch of the head with stored features on a CPU. Smaller matrix products add their terms in another order.
-# The last digits of an episode's results would then depend on the number of parallel episodes.
+# Minimum batch size of the head with stored features on a CPU. Smaller matrix products add their terms in another order, so that the last
+# digits of an episode's results would depend on the number of parallel episodes.
 MIN_HEAD_BATCH = 8
 UNCOUNTABLE = "baseline='all' needs a grid: continuous actions are not countable; choose a number, such as baseline=1"
 
 
 @dataclass(frozen=True)
 class Episode:
-    """The random choices of one episode, sampled when it begins.
+    """The random choices of one episode, which are sampled when the episode begins.
 
     Attributes:
         clip: Index of the clip.
@@ -45,7 +48,7 @@ class Episode:
 
 
 class Dynamics:
-    """The decision problem, stepped for N clips at once. Every clip has its own current step.
+    """The decision problem for N clips, which take their steps together. Every clip has its own current step.
 
     Args:
         features: Glances and focus vectors of the clips.
@@ -61,7 +64,7 @@ class Dynamics:
         full_information: Whether to report the rewards of all actions (see `adafocus_env.full_information`). With continuous actions, the
             number K of sampled locations whose rewards are reported.
         tensors: Whether outcomes hold tensors. With tensors, a step on the cells of a grid copies nothing to the host: values that depend
-            on actions or scores stay on the device. The host knows clips, step numbers and ends of episodes anyway.
+            on actions or scores stay on the device. Other values, such as step numbers and ends of episodes, are always on the host.
 
     Attributes:
         clip: (N,), the current clips.
@@ -243,9 +246,10 @@ class Dynamics:
         return to_array(self._of_labels(probabilities, self._on_device(self._labels[self.clip])).T)
 
     def action_masks(self) -> NDArray[np.bool_]:
-        """Return the action masks (N, actions). The masks exclude only skipping the last step of a clip that has no patch.
+        """Return the action masks (N, actions).
 
-        Policies that support action masks (MaskablePPO) may use these masks; `step` accepts every action.
+        In one case, the masks exclude the action that skips: in the last step of a clip that has had no patch. All other actions are
+        allowed. Policies that support action masks (MaskablePPO) may use these masks; `step` accepts every action.
 
         Raises:
             InputError: If actions are continuous.
@@ -253,7 +257,7 @@ class Dynamics:
         return masks_of(self.action, self.running & (self.step_number == self.num_steps - 1) & (self.num_patches == 0))
 
     def _with_others(self, actions: Values, rows: Indices, steps: Indices) -> tuple[Values, NDArray[Any]]:
-        """Return the actions to evaluate (1 + k + m, N, *action space), and the alternatives (A, N, *action space), the last A of them.
+        """Return all actions to evaluate (1 + k + m, N, *action space), and the last A of these actions, which are the alternatives.
 
         The chosen actions come first, then the k actions of the reward's baseline, then the m alternatives that the baseline does not
         contain.
@@ -287,7 +291,9 @@ class Dynamics:
         return measured
 
     def _look_ahead(self, rows: Indices, actions: Values, *, zeros: bool = False) -> tuple[Tensor, Tensor, Tensor]:
-        """Classify the next step of the clips in ``rows`` (n,) with each of ``actions`` (k, n, …). All k start from the current state.
+        """Classify the next step of the clips in ``rows`` (n,) with each of ``actions`` (k, n, …).
+
+        All k alternatives start from the current state.
 
         Returns:
             The softmax scores (k, n, K), the state (n, S) after the first action, and the focus vectors (k, n, F) of all actions. With
@@ -331,7 +337,8 @@ class Dynamics:
     def _scores_without_step(self, rows: Indices, skips: NDArray[np.bool_]) -> Tensor:
         """Return the scores (n, K) if the head takes no step.
 
-        Usually, the result is the current scores. For a clip that ends without any patch, the result is the scores of its glances.
+        Usually, the result is the current scores. If a clip ends without any patch, the result is the scores that `classify_glances`
+        returns.
         """
         before = self._of(self.scores, rows)
         ends = skips & (self.step_number[rows] == self.num_steps - 1) & (self.num_patches[rows] == 0)
@@ -346,7 +353,8 @@ class Dynamics:
 
         Args:
             probabilities: (N, K), scores after the step.
-            judged: (k, N, K), the scores that the reward depends on: those of the step, of the baseline's actions, and of the alternatives.
+            judged: (k, N, K), the scores that the reward depends on, which are the scores of the step, of the baseline's actions, and of
+                the alternatives.
             clips: (N,), the clips.
 
         Returns:

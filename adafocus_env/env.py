@@ -26,23 +26,23 @@ class AdaFocusEnv(gym.Env[Any, Any]):
     ## Description
     Three frozen networks classify a clip of T frames (AdaFocus, ICCV 2021). The *glancer* processes every whole frame at low cost. In
     every step, the agent observes the glance of one frame and selects one small patch of the frame; the *focuser* processes that patch
-    and a *head* updates the class scores. The reward is the confidence in the true class that the patch adds. If the head averages the
-    scores of frames (the Something-Something family), the episode has ``video_div`` steps. Each step is one decision: it selects the
-    patches in an equal share of the frames.
+    and a *head* updates the class scores. The reward is the amount by which the patch increases the confidence in the true class. If the
+    head averages the scores of frames (the Something-Something family), the episode has ``video_div`` steps. Each step is one decision: it
+    selects the patches in an equal share of the frames.
 
     ## Action Space
     `AdaFocus-v1` (``action="grid"``): `Discrete(grid²)`. An action is a cell of a grid, in row-major order. The patches of the first and
     the last cell of a row touch the borders of the frame.
 
-    `AdaFocusContinuous-v1` (``action="continuous"``): `Box(0, 1, (2,), float32)`. An action is a location a as (row, column). The top left
+    `AdaFocusContinuous-v1` (``action="continuous"``): `Box(0, 1, (2,), float32)`. An action is a location a = (row, column). The top left
     corner of the patch is floor(a · (H − P)).
 
     ``action="interpolated"``: the same space as `continuous`. The corner is not rounded: it is a · (H − P), and the patch is interpolated
     bilinearly, as in AdaFocusV2.
 
-    `AdaFocusSkip-v1` (``action="skip"``, ``cost_weight=0.05``): `Discrete(grid² + 1)`. The first grid² actions are the same cells. The last
-    action skips the frame: the glancer sees it, the focuser does not. ``action_masks()`` (for MaskablePPO) excludes one action in one case
-    only: skipping in the last step of an episode that has had no patch.
+    `AdaFocusSkip-v1` (``action="skip"``, ``cost_weight=0.05``): `Discrete(grid² + 1)`. The first grid² actions are the cells of the grid.
+    The last action skips the frame: the glancer sees it, the focuser does not. In one case, the masks of ``action_masks()``, for
+    MaskablePPO, exclude the last action: in the last step of an episode that has had no patch.
 
     ``action="continuous_skip"``: `Box(0, 1, (3,), float32)`. An action is a location and a third coordinate. If the third coordinate is at
     least 0.5, the step skips the frame.
@@ -57,8 +57,8 @@ class AdaFocusEnv(gym.Env[Any, Any]):
 
     `zeros` is the default. The bundled classifiers were trained without skipped frames. With the bundled classifiers, `zeros` and `none`
     are equally accurate, `last` is slightly worse, and `zeros` has the highest confidence in 8 of 9 comparisons. The following table has
-    the top-1 accuracies in % on validation clips of three tasks, with patches at the targets. The three numbers of an entry are for patches
-    in 25, 47 and 67 % of the frames, selected at random (20 samples).
+    the top-1 accuracies in % on validation clips of three tasks, with patches at the targets. Every entry has three accuracies: with
+    patches in 25 %, 47 % and 67 % of the frames. The frames with a patch are selected at random (20 samples).
 
     | skipped | `normal` | `hard` | `sparse` |
     |---|---|---|---|
@@ -101,8 +101,8 @@ class AdaFocusEnv(gym.Env[Any, Any]):
 
     The penalty ``cost_weight`` · c is subtracted from the reward. The factor c is the number of multiply-adds of the step, divided by the
     multiply-adds of a step with a patch. Therefore, c is 1 for a step with a patch, and less if the step skips (0.32 with the demo
-    classifier). The random patches in the table are never skipped, even if the agent's step skips. If the head takes no step
-    (``skipped="none"``), p_t is p_{t−1}, or 1/K before the head's first step.
+    classifier). The random patches for the rewards `random` and `log_confidence` are never skipped, even if the agent's step skips. If the
+    head takes no step (``skipped="none"``), p_t is p_{t−1}, or 1/K before the head's first step.
 
     ## Starting State
     An episode starts at the first frame of a uniformly sampled clip. `reset(options={"clip": i})` chooses the clip.
@@ -132,14 +132,14 @@ class AdaFocusEnv(gym.Env[Any, Any]):
 
     `action_rewards` are counterfactual: standard reinforcement learning does not have them. These rewards are meant for algorithms that use
     them explicitly. Neither observations nor steps depend on `action_rewards`. On a grid, set ``full_information=True``. A is then the
-    number of actions (if actions can skip, the last one skips), and a bank is needed, because a bank has the focus vectors of all cells.
-    With continuous actions, set ``full_information=K``. The actions are then K locations, sampled in each step, and one action that skips
-    if actions can skip. `env.unwrapped.action_rewards` has the same numbers.
+    number of actions; if actions can skip, the last action skips. The argument requires a bank, because a bank has the focus vectors of all
+    cells. With continuous actions, set ``full_information=K``. The rewards are then for K locations, which are sampled in each step, and,
+    if actions can skip, for one action that skips. `env.unwrapped.action_rewards` has the same numbers.
 
     ## Arguments
     See below. `gymnasium.make` passes arguments on, as in `gymnasium.make("AdaFocus-v1", reward="previous")`. By default, the clips are
-    those of the demo videos, rendered and decoded 64 at a time when they are first requested. The progress of rendering, decoding and
-    filling a bank is shown on stderr: as a bar on a terminal, otherwise as a line every 30 seconds.
+    from the demo videos. When a clip is first requested, 64 videos are rendered and decoded together. The progress of rendering, decoding
+    and filling a bank is shown on stderr: as a bar on a terminal, otherwise as a line every 30 seconds.
 
     ## Version History
     * v1: the target is among look-alikes, so that rules without learning cannot find the target; see docs/tasks.md.

@@ -30,8 +30,8 @@ def fill_feature_bank(name: str, data: DataSettings, env: EnvSettings, *, split:
         env: settings of the environment. These settings determine the features (actions, decisions and number format) and the folder of the
             banks (``bank``).
         split: train, val, test or all.
-        shard: I/N, the I-th of N shares of the work, starting at 0. If torchrun starts several processes, they divide this share among
-            themselves.
+        shard: I/N, the share of the work to do: share number I of N shares, numbered from 0. If torchrun starts several processes, they
+            divide this share among themselves.
         device: auto, cpu, cuda or cuda:N.
 
     Raises:

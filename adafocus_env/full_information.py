@@ -31,7 +31,7 @@ class Alternatives:
         action: The kind of action.
         num_sampled: K, number of actions that are sampled in each step; 0 on a grid.
         fixed: (M, *action space), the actions that are not sampled and are the same in all steps.
-        num_shared: Number of the first fixed actions that the reward's baseline also evaluates in each step.
+        num_shared: Number of fixed actions that the reward's baseline also evaluates in each step. These actions come first in ``fixed``.
     """
 
     action: Action
@@ -41,7 +41,7 @@ class Alternatives:
 
     @classmethod
     def of(cls, request: bool | int, action: Action, compared: NDArray[Any]) -> Alternatives:
-        """Return the actions whose rewards ``full_information`` requests. If it is false, there are none.
+        """Return the actions whose rewards ``full_information`` requests. If the request is false, there are no such actions.
 
         Args:
             request: True for the cells of a grid, or K for continuous actions.

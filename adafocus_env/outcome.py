@@ -27,12 +27,12 @@ class Outcome:
         previous: (N,) float32, confidence after the previous step; 0 in the first step.
         boxes: (N, 4) int64, the patches as (top, left, bottom, right) in pixels; zeros for a skipped step.
         terminated: (N,) bool.
-        penalty: (N,) float32, cost of the step in units of the reward: λ times the step's multiply-adds, divided by those of a step with a
-            patch.
+        penalty: (N,) float32, cost of the step in units of the reward: λ times the step's multiply-adds, divided by the multiply-adds of a
+            step with a patch.
         multiply_adds: (N,) int64, multiply-adds of the step.
         action_rewards: (N, A) float32, rewards that all actions would have had in this step, with penalties subtracted; A = 0 without
             ``full_information``. The rewards are a tensor if ``reward`` is a tensor.
-        alternatives: (N, A, *action space), the actions of ``action_rewards``.
+        alternatives: (N, A, *action space), the actions whose rewards are in ``action_rewards``.
     """
 
     reward: Values

@@ -45,7 +45,7 @@ class Reward:
         on_tensors: Whether ``value`` also accepts tensors. If false, an environment with ``output="torch"`` copies the confidences to the
             host and the rewards back.
         elementwise: Whether each reward depends only on the numbers at the same position. If true, ``value`` also accepts the confidences
-            (A, N) of A actions, together with (N,) for the other two arguments. ``full_information`` requires this.
+            (A, N) of A actions, together with arrays (N,) for the other two arguments. ``full_information`` requires this.
         alone: Whether the confidence and the baseline of a step are computed from this step alone, with the head in its initial state. If
             true, the reward cannot be used with actions that skip.
     """

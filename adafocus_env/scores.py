@@ -29,8 +29,9 @@ def normalized_score(id: str, score: float, metric: str = "top1_anytime") -> flo
 
 
 def reference_scores(id: str) -> dict[str, dict[str, float]]:
-    """Return the scores of the policies ``random`` (mean of five seeds) and ``oracle`` on a benchmark id, as a dictionary by policy and
-    metric.
+    """Return the scores of the policies ``random`` (mean of five seeds) and ``oracle`` on a benchmark id.
+
+    The result is a nested dictionary: the outer keys are policies, and the inner keys are metrics.
 
     Raises:
         InputError: if there are no scores for the id.

@@ -51,7 +51,7 @@ def validate(kind: type[T], values: Mapping[str, Any], prefix: str = "") -> T:
 
     Args:
         kind: a class made by `settings`.
-        values: values by name; nested settings are mappings.
+        values: mapping from names to values. The values of nested settings are mappings, too.
         prefix: prefix of names in error messages, such as ``env.``.
 
     Raises:
@@ -75,9 +75,9 @@ def allowed(field: FieldInfo) -> str:
 
 
 def fields_of(kind: type) -> dict[str, FieldInfo]:
-    """Return the declared settings of a class as a dictionary by name.
+    """Return the declared settings of a class as a dictionary from name to declaration.
 
-    The values are pydantic's `FieldInfo`, which has type, default and help text; `allowed` describes the allowed values.
+    The declarations are pydantic's `FieldInfo`, which has type, default and help text; `allowed` describes the allowed values.
     """
     return {name: field for name, field in kind.__pydantic_fields__.items() if field.init is not False}  # type: ignore[attr-defined]
 

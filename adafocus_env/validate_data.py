@@ -128,7 +128,7 @@ class Report:
 
 
 def _spread(counts: Counter[float] | Counter[int], unit: str) -> str:
-    """Describe in words the median and the values that differ from it."""
+    """Describe in words the median of the counted values, and the values that differ from the median."""
     median = statistics.median_low(counts.elements())
     others = [(value, number) for value, number in counts.most_common() if value != median]
     if not others:

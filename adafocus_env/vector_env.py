@@ -52,10 +52,10 @@ class AdaFocusVectorEnv(VectorEnv[Any, Any, Any]):
         clip_order: how clips are chosen. With "independent", each sub-environment samples clips from its own generator. With "epoch", every
             clip is used once per epoch, in random order; each sub-environment takes the next clip when it is reset.
         output: "numpy" or "torch". With "torch", observations (also in ``final_obs``), rewards (float32) and flags are tensors on the
-            networks' device. So are the infos that depend on actions or scores: confidence, previous, baseline, prediction, correct, box
-            and action_rewards. If, in addition, actions are cells of a grid and all features are in a `MemoryBank`, a step copies nothing
-            to the host and does not wait for the GPU. An action outside the space is then detected on the GPU and ends the process. Actions
-            may be tensors with "numpy" and with "torch". Gymnasium's wrappers require "numpy".
+            networks' device. The infos that depend on actions or scores are tensors, too: confidence, previous, baseline, prediction,
+            correct, box and action_rewards. If, in addition, actions are cells of a grid and all features are in a `MemoryBank`, a step
+            copies nothing to the host and does not wait for the GPU. An action outside the space is then detected on the GPU and ends the
+            process. With both outputs, actions may be tensors. Gymnasium's wrappers require "numpy".
         settings: settings of `adafocus_env.settings.EnvSettings` by name.
 
     Attributes:

@@ -197,7 +197,7 @@ def load_tensors(module: nn.Module, path: Path) -> None:
 
 
 def tensor_faults(expected: Mapping[str, Tensor], found: Mapping[str, Tensor]) -> list[str]:
-    """Describe the tensors that are missing in ``found``, that are not expected there, or that have another shape than in ``expected``."""
+    """Describe how the tensors in ``found`` differ from ``expected``: missing tensors, unexpected tensors, and wrong shapes."""
     reshaped = [name for name in expected if name in found and found[name].shape != expected[name].shape]
     return [
         *(f"missing {name}" for name in expected if name not in found),

@@ -178,7 +178,7 @@ class Classifier(nn.Module):
             frames = torch.from_numpy(frames.copy(order="K")).to(self.device)
         mean = frames.new_tensor(self.architecture.mean, dtype=torch.float32).view(3, 1, 1)
         std = frames.new_tensor(self.architecture.std, dtype=torch.float32).view(3, 1, 1)
-        # Make one copy, then use in-place operations, because another large tensor would take as much time as a layer.
+        # Make one copy, then use in-place operations, because creating another large tensor would take as much time as a layer.
         return frames.to(torch.float32, copy=True).div_(255).sub_(mean).div_(std)
 
     def glance(self, frames: Tensor, num_frames: int = 1) -> tuple[Tensor, Tensor]:
@@ -222,7 +222,9 @@ class Classifier(nn.Module):
         return self.head(torch.cat([inputs, focus_vectors], dim=-1), state)
 
     def compare(self, glances: Tensor, focus_vectors: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
-        """Classify the next step of N clips with each of k alternative focus vectors. All k start from the same state.
+        """Classify the next step of N clips with each of k alternative focus vectors.
+
+        All k alternatives start from the same state of the head.
 
         Args:
             glances: Glance vectors (N, C).
@@ -311,7 +313,7 @@ class WeightMonitor:
         self._record()
 
     def changed(self) -> bool:
-        """Return whether anything changed since the last call."""
+        """Return whether the weights may have changed since the last call."""
         held = self._entries()
         if len(held) == len(self._held) and all(map(is_, held, self._held)) and self._writes() == self._seen:
             return False

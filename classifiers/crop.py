@@ -1,7 +1,7 @@
 """Crop patches at real-valued corners by interpolation, differentiable with respect to the location (AdaFocusV2, arXiv:2112.14238).
 
-`adafocus_env.action.crop_patches` cuts at whole pixels instead, as AdaFocus does. That function has no gradient with respect to the
-location.
+At whole pixels, `adafocus_env.action.crop_patches` crops without interpolation, as AdaFocus does. Such a crop has no gradient with respect
+to the location.
 """
 
 import math

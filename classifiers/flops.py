@@ -20,7 +20,7 @@ def multiply_adds(call: Callable[[], object], *, gradient: bool = False) -> int:
 
     Args:
         call: The call that is counted.
-        gradient: Whether it may compute gradients. If it does, the products of its backward passes count, too.
+        gradient: Whether the call may compute gradients. If the call runs backward passes, their products are counted, too.
     """
     with torch.set_grad_enabled(gradient), _FlopCounter() as counter:
         call()
@@ -81,8 +81,8 @@ def classifier_flops(classifier: Classifier) -> ClassifierFlops:
 
 @dataclass(frozen=True)
 class VideoFlops:
-    """The multiply-adds of a video with a patch in every step. Properties and methods give those of single steps, and of videos with fewer
-    patches.
+    """The multiply-adds of a video with a patch in every step. Properties and methods return the multiply-adds of single steps, and of
+    videos with fewer patches.
 
     Attributes:
         num_steps: D, steps (decisions) per video.
@@ -120,7 +120,7 @@ class VideoFlops:
         return self.head if self.head_skips else 0
 
     def total(self, num_patches: Any = None, num_steps: Any = None) -> Any:
-        """Return the multiply-adds of videos. The result is a number, an array or a tensor, as the arguments are.
+        """Return the multiply-adds of videos. If an argument is an array or a tensor, so is the result.
 
         Args:
             num_patches: number of steps with a patch; None: all steps.
@@ -135,7 +135,7 @@ class VideoFlops:
         return self.num_steps * (self.skipped_step + keep * self.patch)
 
     def keep_for(self, budget: float) -> float:
-        """Return the share of steps that may have a patch with a budget of ``budget`` GFLOPs per video.
+        """Return the share of steps that can have a patch if a video may cost ``budget`` GFLOPs.
 
         Raises:
             InputError: If the budget is lower than the cost of a video without patches, or higher than the cost of a video with a patch in

@@ -57,13 +57,14 @@ class Execution:
 
 PLAIN = Execution()
 """Settings that run the original networks, not a copy. All images are processed in one call, and batch norms are not folded."""
-# For both values of `compile`: the fastest batch size on a CPU and the side of the images in pixels, of MobileNetV2 and of ResNet-50.
+# Key: whether the networks are compiled. Value: the fastest batch size on a CPU and the side of the images in pixels, first for MobileNetV2
+# and then for ResNet-50.
 _CPU_CALLS = {False: ((2, 224), (32, 96)), True: ((8, 224), (16, 96))}
 _MAX_SHAPES = 64  # maximum number of compiled shapes per network; PyTorch runs further shapes without compilation
 
 
 def choose_execution(classifier: Classifier, precision: str = "float32", compile: bool = False) -> Execution:
-    """Return the settings that were fastest in measurements on the kind of device of ``classifier``; see `benchmarks`.
+    """Return the settings that were fastest in measurements on a device of the same kind as the classifier's; see `benchmarks`.
 
     On a CPU, one call with large activations takes longer than many calls with small activations. Large activations do not fit in the
     cache, and the allocator returns their memory to the system and requests it again, page by page. Batches therefore have a fixed number
@@ -120,8 +121,8 @@ def with_execution(classifier: Classifier, execution: Execution) -> Classifier:
     """Return a classifier with the same weights, fingerprint and tensors, whose glancer and focuser run with the given settings.
 
     The returned classifier runs copies of the networks. The copies are made at first use, and again after a weight of ``classifier`` has
-    changed. With `PLAIN`, the original networks run instead. Maps, vectors and scores are float32. The features of an image depend on other
-    images in the batch only by rounding.
+    changed. With `PLAIN`, the original networks run instead. Maps, vectors and scores are float32. Other images in the batch change the
+    features of an image only by rounding errors.
 
     Args:
         classifier: A frozen classifier, with or without execution settings.
@@ -248,7 +249,7 @@ class NetworkRunner:
         )
         length = max(1, self._call // unit) * unit if self._call else max(1, len(images))
         results: list[Tensor] = []
-        # The modes are always the same, so that nothing is compiled twice.
+        # Inference mode and gradient mode are always the same, so that nothing is compiled twice.
         # Inference mode is off, so that heads can be trained on the results.
         with torch.inference_mode(False), torch.no_grad():
             for start in range(0, max(1, len(images)), length):

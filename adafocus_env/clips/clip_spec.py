@@ -31,8 +31,8 @@ class ClipSpec:
         flip: whether training crops may be mirrored.
         scales: sides of training crops as fractions of ``short_side``.
         seed: seed of all samples, at least 0.
-        glance_frames: number of separate frames for the glancer, sampled independently. On Something-Something, the glancer has 8 and the
-            focuser 12. With 0, both networks see the same frames.
+        glance_frames: number of separate frames for the glancer, sampled independently. On Something-Something, the glancer sees 8 frames
+            and the focuser 12 frames. With 0, both networks see the same frames.
         sampling: how random frames are sampled; see `adafocus_env.videos.frame_sampling.SAMPLING`.
         order: order in which the networks see the frames, a name in `adafocus_env.videos.frame_sampling.ORDERS`.
     """

@@ -52,8 +52,8 @@ class StreamingClips(ClipSource):
     most recent clips are cached in memory. A video that cannot be read is listed in `failures` and left out from then on. When the next
     epoch begins or the clips are no longer used, one warning names all such videos of the epoch.
 
-    There are at most 1000 different epochs, and at most 2²⁴ different clips, because references cannot represent larger indices. Later
-    epochs repeat the samples, starting with the first epoch.
+    There are at most 1000 different epochs, and at most 2²⁴ different clips, because the observation `reference` cannot represent larger
+    indices. Later epochs repeat the samples, starting with the first epoch.
 
     Args:
         videos: the videos to sample clips from.
@@ -190,7 +190,7 @@ class StreamingClips(ClipSource):
 
 
 class Prefetcher:
-    """Clips, accessed by index, that are decoded in the background in a given order, or on request.
+    """A decoder that returns clips by index. Clips are decoded in the background in a given order, and other clips on request.
 
     A thread receives the clips from the workers. When clips that were not requested yet fill half of the memory, the thread pauses, and the
     workers wait. The other half of the memory caches the clips that were requested last.
@@ -264,7 +264,7 @@ class Prefetcher:
         self._changed.notify_all()
 
     def _run(self, plan: int, order: list[int]) -> None:
-        """Decode the clips of a plan, and stop when there is a newer plan. The thread runs this method."""
+        """Decode the clips in ``order``, and stop when there is a newer order. The thread runs this method."""
         try:
             with contextlib.closing(self._decoded(order)) as decoded:
                 for clip, result in decoded:
@@ -316,7 +316,7 @@ class Prefetcher:
         return waited_for or 2 * self._size_of(self._unused) < self._memory
 
     def _store(self, clip: int, result: Sample | Failure) -> None:
-        """Cache a clip. If the cache is full, drop the oldest clips, except those that are requested now."""
+        """Cache a clip. If the cache is full, drop the oldest clips, except the clips that are requested now."""
         with self._changed:
             self._coming.discard(clip)
             self._cached[clip] = result

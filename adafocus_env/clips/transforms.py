@@ -43,8 +43,8 @@ def sample_crop(
 ) -> Crop:
     """Sample a multi-scale crop at a random position. With ``flip``, the crop is mirrored with probability ½.
 
-    Height and width of the crop are the shorter side of the frames times one of ``scales`` each. The two scales are equal or neighbours in
-    ``scales``. Every position at which the crop fits is possible, including the last row and the last column.
+    The height and the width of the crop are each the shorter side of the frames times one of ``scales``. The two scales are equal or
+    neighbours in ``scales``. Every position at which the crop fits is possible, including the last row and the last column.
 
     Args:
         height: height of the frames in pixels.
@@ -88,8 +88,9 @@ def apply_crop(frames: Tensor, crop: Crop, size: int) -> Tensor:
 
 
 def map_points(points: NDArray[np.floating], crop: Crop, size: int) -> NDArray[np.float32]:
-    """Convert points in the stored frames to points in the frames that `apply_crop` returns. Points outside the crop lie outside those
-    frames.
+    """Convert points in the stored frames to points in the frames that `apply_crop` returns.
+
+    Points outside the crop lie outside the frames of the result.
 
     Args:
         points: (..., 2) as (y, x) in pixels; (0, 0) is the centre of the top left pixel.

@@ -32,7 +32,7 @@ class DemoTask:
         train_videos: number of training videos, including the videos held out for validation.
         val_videos: minimum number of validation videos. If fewer videos are held out, additional videos are rendered. If the held-out share
             is 0, there are no validation videos.
-        test_videos: number of test videos. The number of further videos is the same (see `adafocus_env.demo.videos.demo`).
+        test_videos: number of test videos. The split of further videos has the same number of videos (see `adafocus_env.demo.videos.demo`).
         size: height and width of the frames.
         length: frames in a video.
         target: side of the target digit.
@@ -42,8 +42,8 @@ class DemoTask:
         noise: standard deviation of the pixel noise, for pixel values up to 255.
         visible: share of the frames that show the target. The frames that show the target are consecutive and begin at a random frame.
         cue: length of the cue in frames. The cue is the start of the video; it has discs in place of digits. In version 0, the cue has a
-            single disc, at the target's location. After the cue, the scene changes, and the target stands still. Without a cue (0), the
-            target moves.
+            single disc, at the target's location. After the cue, the scene changes, and the target stands still. If ``cue`` is 0, there is
+            no cue, and the target moves.
         lookalikes: number of digits that are drawn like the target. The classes of these look-alikes differ from each other and from the
             target's class.
         mark: what distinguishes the target from other digits. Version 0 has the mark ``red``.

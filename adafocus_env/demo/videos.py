@@ -44,7 +44,7 @@ TASKS: dict[str, DemoTask] = {
 def demo(task: DemoTask | str = DEFAULT_TASK, *, val: float = 0.1, num_workers: int = 2) -> DataSet:
     """Return the demo data set. `DataSet.prepare` renders its videos.
 
-    The split of further videos is meant for final figures. This split has as many videos as the test split. No digit image that is a target
+    The split of further videos is meant for final results. This split has as many videos as the test split. No digit image that is a target
     in training or test videos is a target in further videos.
 
     Args:
@@ -138,7 +138,7 @@ def target_digit(video: Video, task: DemoTask) -> int:
 
 @lru_cache
 def _test_targets(task: DemoTask) -> frozenset[int]:
-    """Return the indices of all digit images that are targets of test videos. The indices count the images of the test split."""
+    """Return the indices of all digit images that are targets of test videos. The indices refer to the images of the test split."""
     numbers = _digits("test")[2]
     videos = _videos(_root(task), "test", range(task.test_videos))
     return frozenset(np.flatnonzero(np.isin(numbers, [target_digit(video, task) for video in videos])).tolist())

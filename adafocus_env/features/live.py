@@ -85,7 +85,7 @@ class LiveFeatures(Features):
 
     Args:
         classifier: the frozen classifier. Features are on the classifier's device. If the classifier has no execution settings yet,
-            `classifiers.optimize.optimized` chooses the fastest ones.
+            `classifiers.optimize.optimized` chooses the fastest settings.
         clips: the clips.
         action: the kind of action, which defines the patches.
         video_div: see `count_steps`.
@@ -156,7 +156,9 @@ class LiveFeatures(Features):
 
     @torch.no_grad()
     def cell_focus_vectors(self, frames: Tensor) -> Tensor:
-        """Return the focus vectors (steps, cells, F) of all cells in one of the `groups` of steps. Calls of the focuser have a fixed size.
+        """Return the focus vectors (steps, cells, F) of all cells in one group of steps; see `groups`.
+
+        Calls of the focuser have a fixed size.
 
         Args:
             frames: frames of these steps, (steps, T/D, 3, H, W) uint8.
@@ -260,7 +262,7 @@ class LRUCache(Generic[Item, Value]):
     def get(self, key: Item, make: Callable[[], Value]) -> Value:
         """Return the cached value of ``key``.
 
-        If there is none, call ``make`` and cache the result. A full cache drops the least recently used value.
+        If no value is cached for ``key``, call ``make`` and cache the result. A full cache drops the least recently used value.
         """
         if key not in self._cached:
             self._cached[key] = make()

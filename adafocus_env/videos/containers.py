@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import BinaryIO
 
 DECORD_SUFFIXES = (".mp4", ".m4v", ".mov", ".mkv", ".webm", ".3gp")
-# decord cannot open some of the files with these suffixes. For other files, decord silently returns wrong frames if the video has B frames.
+# decord cannot open some of the files with these suffixes. From other files with these suffixes, decord returns wrong frames without an
+# error if the video has B frames.
 PYAV_SUFFIXES = (".avi", ".mpg", ".mpeg", ".flv", ".wmv", ".ts", ".mts", ".m2ts", ".vob", ".ogv", ".gif")
 VIDEO_SUFFIXES = DECORD_SUFFIXES + PYAV_SUFFIXES
 _ISO_BRANDS = (b"ftyp", b"moov", b"mdat", b"wide", b"free", b"skip")

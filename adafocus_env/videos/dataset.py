@@ -15,7 +15,7 @@ class Video:
     """One video.
 
     Attributes:
-        name: unique and stable name: the path relative to the root of the data set, with slashes.
+        name: unique and stable name, which is the path relative to the root of the data set, with slashes.
         path: the file, or the folder of frames.
         label: index of the class.
         track: JSON file with the ground truth, if any: ``{"centre": [[y, x], ...]}``. The file has one point per frame, in pixels of the
@@ -49,7 +49,7 @@ class DataSet:
         train: videos to train the networks on.
         val: videos held out of training, for the selection of models and settings.
         test: test videos, which are read only once, at the end.
-        further: further test videos for final figures. No choice was based on further videos. Further videos are read only on request, and
+        further: further test videos for final results. No choice was based on further videos. Further videos are read only on request, and
             most data sets have none.
         flip: whether a video keeps its class if it is mirrored.
         scales: sides of training crops as fractions of the shorter side.
@@ -57,7 +57,7 @@ class DataSet:
             of 224 pixels.)
         prepare: function that creates the missing files of the given videos. The function calls its argument ``progress``, if given, with 1
             after each video. If the files belong to the user, ``prepare`` is None.
-        metric: the accuracy metric: ``top1``, or ``map`` (mean average precision) for videos with several labels.
+        metric: name of the accuracy metric, which is ``top1`` or, for videos with several labels, ``map`` (mean average precision).
         patch_size: side in pixels of the patches for which the demo task is designed, with the architecture `small`; None for other data
             sets.
         root: the folder of the data set, if any.
@@ -110,7 +110,7 @@ def check_train_split(data: DataSet, root: str) -> None:
 
 
 def with_classes(data: DataSet, classes: tuple[str, ...]) -> DataSet:
-    """Return the data set with the labels of a classifier's ``classes``.
+    """Return the data set with labels that are indices of a classifier's ``classes``.
 
     Only a data set of class folders whose classes the classifier knows is changed; other data sets are returned unchanged.
 

@@ -1,8 +1,8 @@
 """Run a function in worker processes that can be killed, because video decoders hang and crash.
 
-decord has open bugs because of which a call never returns and holds Python's global interpreter lock. Neither a thread nor a signal handler
-can end such a call; only killing the process does. Workers are plain child processes. Workers are not started by `multiprocessing`, because
-its *spawn* runs the user's main script again, and its *fork* copies locks that other threads hold.
+Because of open bugs in decord, a call may hang forever while it holds Python's global interpreter lock. Neither a thread nor a signal
+handler can end such a call; only killing the process does. Workers are plain child processes. Workers are not started by `multiprocessing`,
+because its *spawn* runs the user's main script again, and its *fork* copies locks that other threads hold.
 """
 
 import contextlib

@@ -70,7 +70,7 @@ def coarse_to_fine(num_frames: int) -> NDArray[np.int64]:
     The order starts with the middle frame, the first frame and the last frame. The other frames follow as midpoints between the frames so
     far, in finer and finer steps.
 
-    For T = 16: 7, 0, 15, 3, 11, 1, 5, 9, 13, 2, 4, 6, 8, 10, 12, 14.
+    For T = 16, the order is 7, 0, 15, 3, 11, 1, 5, 9, 13, 2, 4, 6, 8, 10, 12, 14.
 
     Args:
         num_frames: T, frames per clip.

@@ -20,8 +20,8 @@ class ListFormat:
     """The format of a line: ``path, frames, label…``.
 
     Attributes:
-        separator: a comma or a space. With a space, paths may contain spaces; the last two fields of a line are the number of frames and
-            the label.
+        separator: a comma or a space. If the separator is a space, paths may also contain spaces, and the last two fields of a line are the
+            number of frames and the label.
         max_labels: maximum number of different labels per video. (Lists may repeat a label for every occurrence in the video.)
     """
 
@@ -31,7 +31,7 @@ class ListFormat:
 
 @dataclass(frozen=True)
 class Entry:
-    """The content of one line: the path, relative to the folder of videos or frames, the number of frames, and the labels in order."""
+    """The content of one line: the path (relative to the folder of videos or frames), the number of frames, and the labels in order."""
 
     path: str
     num_frames: int
@@ -44,7 +44,7 @@ class Fault(Exception):
     """One malformed line of a file.
 
     Attributes:
-        reason: description of the mistake, without the names of file and line.
+        reason: description of the mistake, without the file name and the line number.
         mislabelled: whether the labels are wrong.
         file: the file.
         line: number of the line, starting at 1.
@@ -170,7 +170,7 @@ def _is_number(text: str) -> bool:
 def read_class_names(path: Path | str, what: str | None = None) -> tuple[str, ...]:
     """Return the names in a text file with one name per line.
 
-    Either all lines have a number (``0,Archery`` or ``1 Archery``), or no line has one.
+    Either all lines have a number (``0,Archery`` or ``1 Archery``), or no line has a number.
 
     Args:
         path: the file, UTF-8.

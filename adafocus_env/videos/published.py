@@ -34,7 +34,7 @@ class PublishedSet:
 
     Attributes:
         title: name of the data set, as it is written in publications.
-        num_classes: the published number of classes. The class file may have another number of classes.
+        num_classes: the published number of classes. The class file may contain more or fewer classes.
         class_file: file with the names of the classes.
         train_list: list of training videos. A share of the training videos is held out for validation.
         test_list: list of test videos, published as the validation list.
@@ -123,8 +123,9 @@ def published(name: str, root: str | Path, *, source: str = "auto", val: float =
     Args:
         name: a key of `PUBLISHED`.
         root: the folder with the class file and the lists.
-        source: ``frames`` reads extracted frames from numbered files. ``videos`` reads video files in ``ROOT/videos``, whose numbers of
-            frames may differ from the lists. ``auto`` reads frames if their folder exists, otherwise videos.
+        source: ``frames`` reads extracted frames from numbered files. ``videos`` reads video files in ``ROOT/videos``. The numbers of
+            frames in the lists may differ from the numbers of frames in the files. ``auto`` reads frames if their folder exists, otherwise
+            videos.
         val: share of the training videos that is held out for validation.
 
     Raises:

@@ -94,7 +94,7 @@ def decode_windows(request: WindowRequest) -> DecodedWindows:
 def duration_of(times: NDArray[np.float64], frame: float) -> float:
     """Return the duration of a video in seconds.
 
-    The last frame is assumed to last as long as the mean of the other frames. A single frame lasts ``frame`` seconds.
+    The last frame is assumed to have the mean duration of the other frames. A single frame lasts ``frame`` seconds.
     """
     return float(times[-1] + (times[-1] / (len(times) - 1) if times[-1] > 0 else frame))
 
@@ -125,6 +125,9 @@ def frames_in(times: NDArray[np.float64], start: float, end: float, count: int) 
 
 
 def _constant_rate(times: NDArray[np.float64]) -> bool:
-    """Return whether the frame rate is constant: every display time differs by at most half a frame from the time at a constant rate."""
+    """Return whether the frame rate is constant.
+
+    Every display time may differ by at most half a frame from the time at a constant rate.
+    """
     even = np.linspace(0, times[-1], len(times))
     return bool(np.abs(times - even).max() * 2 <= even[1] if len(times) > 1 else True)

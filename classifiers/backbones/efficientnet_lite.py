@@ -1,8 +1,8 @@
 """EfficientNet-Lite (TensorFlow's model garden, 2020). Lite0 and Lite2 are EfficientNet-B0 and -B2 without squeeze-and-excitation and with
 ReLU6.
 
-The ImageNet weights of Lite0 and Lite2 are available as Python packages (see `classifiers.backbones.imagenet`), so that no other server is
-needed.
+The ImageNet weights of Lite0 and Lite2 are available as Python packages (see `classifiers.backbones.imagenet`), so that no server except
+the package index is needed.
 """
 
 import math

@@ -44,7 +44,7 @@ class TemporalShift:
 
     Attributes:
         num_frames: Frames per clip in the current call.
-        modules: Names of the modules whose input is shifted, as in the trunk.
+        modules: Names of the modules whose input is shifted, relative to the trunk.
     """
 
     def __init__(self, fraction: float) -> None:
@@ -99,8 +99,8 @@ def check_shift(fraction: float, place: str) -> None:
 def _inside_residual_blocks(trunk: nn.Module) -> list[nn.Module]:
     """Return the first convolution of every residual block. The block's shortcut then passes on the unshifted features.
 
-    As in the released code, all blocks of ResNet-50 are used. Of MobileNetV2, the blocks that have a shortcut and an expansion are used.
-    EfficientNet-Lite is treated like MobileNetV2.
+    As in the released code, all blocks of ResNet-50 are used. In MobileNetV2, only the blocks that have a shortcut and an expansion are
+    used. EfficientNet-Lite is treated like MobileNetV2.
     """
     from torchvision.models.mobilenetv2 import InvertedResidual
     from torchvision.models.resnet import BasicBlock, Bottleneck
