@@ -15,7 +15,6 @@ from torch import Tensor
 
 from adafocus_env.action_checks import ActionError as ActionError  # public here
 from adafocus_env.action_checks import check_cells, check_coordinates, check_form
-from classifiers.crop import crop_at_corners
 from classifiers.errors import lookup, refuse_if
 
 
@@ -369,28 +368,6 @@ def find_action(action: str | Callable[[int, int, int], Action]) -> Callable[[in
         InputError: If the name is unknown. The message suggests the nearest name.
     """
     return action if callable(action) else lookup("action", action, ACTIONS)
-
-
-def crop_patches(frames: Tensor, source: Tensor, corners: Tensor, patch_size: int) -> Tensor:
-    """Crop patches out of frames in one gather operation, without a loop or a device synchronisation.
-
-    Patches at real-valued corners are interpolated. The memory layout of the result is ``torch.channels_last``, which makes convolutions on
-    a CPU faster.
-
-    Args:
-        frames: (M, 3, H, W), any dtype.
-        source: (N,) int64, index of the frame of each patch.
-        corners: (N, 2), (top, left) of each patch in pixels, as int64 or floating point. For floating point, see
-            `classifiers.crop.crop_at_corners`.
-        patch_size: P in pixels.
-
-    Returns:
-        Patches (N, 3, P, P) with the dtype of the frames. Interpolated patches have the more precise of the dtypes of frames and corners.
-    """
-    if corners.is_floating_point():
-        return crop_at_corners(frames, source, corners, patch_size)
-    windows = frames.permute(0, 2, 3, 1).unfold(1, patch_size, 1).unfold(2, patch_size, 1).permute(0, 1, 2, 4, 5, 3)
-    return windows[source, corners[:, 0], corners[:, 1]].permute(0, 3, 1, 2)  # windows: a view (M, rows, columns, P, P, 3)
 
 
 def masks_of(action: Action, last_chance: NDArray[np.bool_]) -> NDArray[np.bool_]:

@@ -1,7 +1,4 @@
-"""The dynamics of the decision problem.
-
-A step crops patches, computes their focus vectors, classifies the clips and computes the rewards.
-"""
+"""The dynamics of the decision problem: a step crops patches, computes their focus vectors, and classifies and rewards the clips."""
 
 from __future__ import annotations
 
@@ -246,10 +243,9 @@ class Dynamics:
         return to_array(self._of_labels(probabilities, self._on_device(self._labels[self.clip])).T)
 
     def action_masks(self) -> NDArray[np.bool_]:
-        """Return the action masks (N, actions).
+        """Return the action masks (N, actions), which exclude skipping in the last step of a clip that has had no patch.
 
-        In one case, the masks exclude the action that skips: in the last step of a clip that has had no patch. All other actions are
-        allowed. Policies that support action masks (MaskablePPO) may use these masks; `step` accepts every action.
+        Policies that support action masks (MaskablePPO) may use these masks; `step` accepts every action.
 
         Raises:
             InputError: If actions are continuous.
@@ -291,9 +287,7 @@ class Dynamics:
         return measured
 
     def _look_ahead(self, rows: Indices, actions: Values, *, zeros: bool = False) -> tuple[Tensor, Tensor, Tensor]:
-        """Classify the next step of the clips in ``rows`` (n,) with each of ``actions`` (k, n, …).
-
-        All k alternatives start from the current state.
+        """Classify the next step of the clips in ``rows`` (n,), from the current state, with each of ``actions`` (k, n, …).
 
         Returns:
             The softmax scores (k, n, K), the state (n, S) after the first action, and the focus vectors (k, n, F) of all actions. With
@@ -353,8 +347,7 @@ class Dynamics:
 
         Args:
             probabilities: (N, K), scores after the step.
-            judged: (k, N, K), the scores that the reward depends on, which are the scores of the step, of the baseline's actions, and of
-                the alternatives.
+            judged: (k, N, K), the scores that the reward depends on: those of the step, of the baseline, and of the alternatives.
             clips: (N,), the clips.
 
         Returns:

@@ -11,7 +11,6 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from adafocus_env.action import crop_patches
 from adafocus_env.clips.store import ClipSpec, ClipStore
 from adafocus_env.clips.transforms import Crop, apply_crop
 from adafocus_env.features.live import Indices
@@ -19,6 +18,7 @@ from adafocus_env.features.memory_bank import MemoryBank
 from benchmarks import workload
 from benchmarks.command import Settings, main
 from benchmarks.results import Act, Aim, Section, Time, Times, compare, interleaved, repeated, timed
+from classifiers.crop import crop_patches
 
 WORKERS = 2
 STEPS, FRAMES = 2, 16  # lengths of the clips for filling focus vectors and glances

@@ -14,7 +14,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from adafocus_env.action import ACTIONS, Action, crop_patches
+from adafocus_env.action import ACTIONS, Action
 from adafocus_env.build import Split, choose_device, open_clips
 from adafocus_env.clips.clip_spec import ClipSpec
 from adafocus_env.clips.store import ClipSource
@@ -30,6 +30,7 @@ from benchmarks.command import Settings
 from benchmarks.results import Act
 from classifiers.backbones.backbone import BACKBONES, Backbone
 from classifiers.classifier import Architecture, Classifier
+from classifiers.crop import crop_patches
 from classifiers.model_zoo import ARCHITECTURES
 from classifiers.optimize import (
     PLAIN,

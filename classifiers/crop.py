@@ -1,13 +1,34 @@
-"""Crop patches at real-valued corners by interpolation, differentiable with respect to the location (AdaFocusV2, arXiv:2112.14238).
+"""Crop patches: at whole pixels, as AdaFocus does, or at real-valued corners by interpolation (AdaFocusV2, arXiv:2112.14238).
 
-At whole pixels, `adafocus_env.action.crop_patches` crops without interpolation, as AdaFocus does. Such a crop has no gradient with respect
-to the location.
+Interpolated patches are differentiable with respect to the location. A crop at whole pixels has no such gradient.
 """
 
 import math
 
 import torch
 from torch import Tensor
+
+
+def crop_patches(frames: Tensor, source: Tensor, corners: Tensor, patch_size: int) -> Tensor:
+    """Crop patches out of frames in one gather operation, without a loop or a device synchronisation.
+
+    Patches at real-valued corners are interpolated. The memory layout of the result is ``torch.channels_last``, which makes convolutions on
+    a CPU faster.
+
+    Args:
+        frames: (M, 3, H, W), any dtype.
+        source: (N,) int64, index of the frame of each patch.
+        corners: (N, 2), (top, left) of each patch in pixels, as int64 or floating point. For floating point, see
+            `crop_at_corners`.
+        patch_size: P in pixels.
+
+    Returns:
+        Patches (N, 3, P, P) with the dtype of the frames. Interpolated patches have the more precise of the dtypes of frames and corners.
+    """
+    if corners.is_floating_point():
+        return crop_at_corners(frames, source, corners, patch_size)
+    windows = frames.permute(0, 2, 3, 1).unfold(1, patch_size, 1).unfold(2, patch_size, 1).permute(0, 1, 2, 4, 5, 3)
+    return windows[source, corners[:, 0], corners[:, 1]].permute(0, 3, 1, 2)  # windows: a view (M, rows, columns, P, P, 3)
 
 
 def crop_at_locations(frames: Tensor, locations: Tensor, patch_size: int) -> Tensor:

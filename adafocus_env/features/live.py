@@ -13,10 +13,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from adafocus_env.action import Action, crop_patches
+from adafocus_env.action import Action
 from adafocus_env.clips.store import ClipSource
 from adafocus_env.transfers import Values, to_array, to_device
 from classifiers.classifier import Classifier, WeightMonitor, check_frozen
+from classifiers.crop import crop_patches
 from classifiers.errors import refuse_if
 from classifiers.heads import check_steps
 from classifiers.optimize import optimized

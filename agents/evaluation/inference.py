@@ -15,13 +15,14 @@ from typing import TypeVar
 import torch
 from torch import Tensor
 
-from adafocus_env.action import Action, ContinuousAction, GridAction, InterpolatedAction, crop_patches, with_skipping
+from adafocus_env.action import Action, ContinuousAction, GridAction, InterpolatedAction, with_skipping
 from adafocus_env.classify import classify_clips
 from adafocus_env.clips.store import ClipSource
 from agents.evaluation.conditional_exit import ExitModel, ExitThresholds
 from agents.evaluation.stepwise import Steps, infer_until_exit
 from agents.policies.networks import PolicyNetwork, check_maps, check_patch_share
 from classifiers.classifier import Classifier
+from classifiers.crop import crop_patches
 from classifiers.errors import InputError
 from classifiers.flops import network_flops, video_flops
 from classifiers.optimize import optimized

@@ -8,10 +8,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from adafocus_env.action import crop_patches
 from agents.exporting.modules import PolicyModule, Signature
 from agents.policies.networks import patch_mask_below
 from classifiers.classifier import Classifier
+from classifiers.crop import crop_patches
 from classifiers.errors import refuse_if
 
 TOLERANCE = 1e-4  # largest allowed difference in probabilities, and in locations as fractions of their range

@@ -6,7 +6,8 @@ import pytest
 import torch
 from gymnasium.error import InvalidAction
 
-from adafocus_env.action import ActionError, GridAction, boxes_of, crop_patches
+from adafocus_env.action import ActionError, GridAction, boxes_of
+from classifiers.crop import crop_patches
 from classifiers.errors import InputError
 
 RELEASED = json.loads((Path(__file__).parents[1] / "data" / "patch_offsets.json").read_text())["column_offsets_by_actiondim_patch"]

@@ -4,11 +4,11 @@ import numpy as np
 import pytest
 import torch
 
-from adafocus_env.action import ContinuousAction, GridAction, InterpolatedAction, boxes_of, crop_patches, find_action
+from adafocus_env.action import ContinuousAction, GridAction, InterpolatedAction, boxes_of, find_action
 from adafocus_env.build import arguments_of, build_features
 from adafocus_env.features.live import LiveFeatures
 from adafocus_env.vector_env import AdaFocusVectorEnv
-from classifiers.crop import crop_at_locations
+from classifiers.crop import crop_at_locations, crop_patches
 from classifiers.errors import InputError
 
 ACTION = InterpolatedAction(96, 24)

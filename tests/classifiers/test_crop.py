@@ -6,8 +6,7 @@ import released_weights
 import torch
 from torch.nn import functional as F
 
-from adafocus_env.action import crop_patches
-from classifiers.crop import crop_at_corners, crop_at_locations
+from classifiers.crop import crop_at_corners, crop_at_locations, crop_patches
 
 
 def textured(*shape: int, seed: int = 0) -> torch.Tensor:

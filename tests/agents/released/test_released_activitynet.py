@@ -14,7 +14,7 @@ import torch
 from conftest import slow_except
 from released_weights import ROUNDING, assert_near, parallel, same_pixels, save
 
-from adafocus_env.action import GridAction, crop_patches
+from adafocus_env.action import GridAction
 from adafocus_env.reward import REWARDS
 from agents import load_policy
 from agents.config.command import compose_config, run_command
@@ -23,6 +23,7 @@ from agents.evaluation.inference import infer
 from agents.import_checkpoint import main
 from agents.released.checkpoint import import_released, read_released
 from classifiers import checkpoint
+from classifiers.crop import crop_patches
 from classifiers.errors import InputError
 
 pytestmark = pytest.mark.slow

@@ -8,7 +8,6 @@ import released_weights
 import torch
 from released_weights import ROUNDING, assert_near, parallel, same_pixels, save
 
-from adafocus_env.action import crop_patches
 from adafocus_env.reward import REWARDS
 from agents import load_policy
 from agents.config.settings import ImportCheckpoint
@@ -17,6 +16,7 @@ from agents.policies.networks import PolicyArchitecture
 from agents.released.checkpoint import import_released, read_released
 from classifiers import checkpoint
 from classifiers.backbones.temporal_shift import shift_channels
+from classifiers.crop import crop_patches
 from classifiers.errors import InputError
 
 pytestmark = pytest.mark.slow
