@@ -117,7 +117,7 @@ class TrainingRun:
         """Return the clips of the data set. If necessary, the clips are rendered and decoded.
 
         Args:
-            for_policy: Whether to check the settings of the algorithm that trains a policy on the clips, before videos are rendered.
+            for_policy: Whether to check, before videos are rendered, the settings of the algorithm that trains a policy on the clips.
 
         Raises:
             InputError: If the data set, the classifier or a setting of the algorithm cannot be used.
@@ -222,7 +222,8 @@ class TrainingRun:
     ) -> None:
         """Save the classifier, evaluate the models once on the test clips, and write the table, `result.json` and plots.
 
-        The result also states after how many steps or epochs the policy was selected, and its anytime confidence on the validation clips.
+        The result also states after how many steps or epochs the policy was selected, and the policy's anytime confidence on the validation
+        clips.
 
         Args:
             classifier: The classifier in its final state.
