@@ -163,7 +163,8 @@ class RunDir:
         """Remove all lines of metrics and timing after the first ``lines`` lines, because the run resumes from an earlier checkpoint.
 
         Raises:
-            InputError: if there are fewer than ``lines`` lines of metrics, although so many existed when the checkpoint was saved.
+            InputError: if there are fewer than ``lines`` lines of metrics. (There were at least ``lines`` lines when the checkpoint was
+                saved.)
         """
         logged = len(_complete_lines(self.path(METRICS)))
         if logged < lines:
