@@ -14,7 +14,7 @@ from agents.supervised.epochs import check_settings
 from classifiers.errors import InputError, refuse_if
 
 Score = tuple[float, float]
-"""Top-1 accuracy, and the mean softmax score of the true class. The latter decides between models with equal accuracy."""
+"""Top-1 accuracy, and the mean softmax score of the true class. Between models with equal accuracy, the softmax score decides."""
 
 
 @dataclass(frozen=True)

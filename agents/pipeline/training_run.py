@@ -103,7 +103,7 @@ class TrainingRun:
             raise SystemExit(130)
 
     def show_if_finished(self) -> bool:
-        """Show the table of a finished run; return False for an unfinished one."""
+        """Show the table of a finished run; return False if the run is not finished."""
         if not distributed.broadcast_object(self.directory.finished):
             return False
         result = self.directory.result()

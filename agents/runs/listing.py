@@ -169,7 +169,7 @@ def _natural(name: str) -> list[tuple[int, str]]:
 
 
 LEARNED = {"hits": "hit_rate", "anytime": "top1_anytime", "gflops": "gflops"}
-"""Columns for the learned policy, in addition to its accuracy, and the keys of their values in the result."""
+"""Columns for the learned policy, in addition to its accuracy. Each column is mapped to the key of its value in the result."""
 
 ORDERS: dict[str, Callable[[Run], Any]] = {
     "run": lambda run: _natural(run.run),

@@ -9,7 +9,10 @@ from classifiers.classifier import Architecture, Classifier
 from classifiers.flops import classifier_flops
 
 SMALL = 20_000_000
-"""Networks are small if a glance and a patch need fewer multiply-adds. (Demo networks need 1.5 million, the paper's a billion.)"""
+"""Networks are small if a glance and a patch need fewer multiply-adds than this.
+
+The networks of the demo need 1.5 million, and those of the paper need a billion.
+"""
 
 
 def limit_threads(classifier: Classifier | Architecture, classes: Sequence[str], device: torch.device) -> None:
