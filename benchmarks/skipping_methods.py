@@ -279,7 +279,7 @@ METHODS: dict[str, Callable[[Problem], ExitResult]] = {
     "saliency": by_saliency,
     "greedy oracle": greedy_oracle,
 }
-"""Methods by name. They use the learned patch actions, except for the greedy oracle, which searches for the best patch."""
+"""Methods by name. The methods use the learned patch actions, except for the greedy oracle, which searches for the best patch."""
 
 
 def every_frame(split: PolicyOutputs) -> ExitResult:
