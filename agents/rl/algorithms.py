@@ -284,7 +284,7 @@ def new_model(env: VecEnv, features: Features, config: AlgoConfig, network: Netw
         features: features of the environment's clips.
         config: the algorithm and its settings. If a setting is a number of steps, null means as many steps as one whole clip in every
             environment has.
-        network: network of the policy, if it reads glances by reference.
+        network: network of the policy, if the policy reads glances by reference.
         seed: seed of all random numbers.
 
     Raises:

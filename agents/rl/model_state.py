@@ -256,7 +256,7 @@ class _Reader:
             raise MisfitError(f"{path} ({type(current).__name__}) differs: {str(problem).splitlines()[0]}") from problem
 
     def _value(self, current: Any, stored: dict[str, Any], path: str) -> Any:
-        """Return a value that `_Writer` stored as a dictionary."""
+        """Return the value that `_Writer` stored in the form of this dictionary."""
         match stored:
             case {"enum": name}:
                 return type(current)[name]

@@ -61,7 +61,7 @@ class ModelCard:
         classifier: fingerprint of the classifier that the model was trained on.
         interface: interface of the training environment.
         settings: arguments of the constructor, as plain values.
-        network: network of the policy, if it reads glances by reference.
+        network: network of the policy, if the policy reads glances by reference.
         metrics: metrics of the model.
         steps: number of environment steps before the model was saved.
     """
@@ -196,7 +196,7 @@ def save_training_state(model: BaseAlgorithm, folder: Path, progress: Mapping[st
         model: the model at the start of a rollout, when all episodes of its environment have just begun.
         folder: folder for the state, and for the file `last.json`, which names the state.
         progress: plain values of the caller, which `load_training_state` returns.
-        random: the random states to save (see `agents.runs.seeding.random_states`); None: the current ones.
+        random: the random states to save (see `agents.runs.seeding.random_states`); None: the current random states.
 
     Raises:
         InputError: if the folder cannot be written. In this case, the state that was saved before stays unchanged.

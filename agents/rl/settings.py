@@ -210,7 +210,7 @@ def new_ppo(
 
 
 def total_steps(config: PPOConfig, features: Features) -> int:
-    """Return the length of training in environment steps, converted from epochs if it is set in epochs."""
+    """Return the length of training in environment steps, converted from epochs if the length is set in epochs."""
     return config.total_steps if config.epochs is None else config.epochs * features.clips.epoch_size * features.num_steps
 
 
