@@ -62,7 +62,10 @@ def build_clips(data: DataSet, config: DataConfig, size: int, display: Display, 
 
 
 def in_order_of(config: DataConfig, trained: ClipFormat) -> DataConfig:
-    """Return the settings with the frame order set. If they do not state it, use the frame order of the trained classifier."""
+    """Return the settings with the frame order set.
+
+    If the settings do not state an order, use the frame order of the trained classifier.
+    """
     return replace(config, order=config.order or trained.order)
 
 

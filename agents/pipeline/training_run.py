@@ -72,7 +72,7 @@ class TrainingRun:
 
     @classmethod
     def open(cls, path: str | Path, config: Training) -> "TrainingRun":
-        """Open the run directory and set the seeds. If there are several processes, only the main one writes files and shows progress.
+        """Open the run directory and set the seeds. If there are several processes, only the main process writes files and shows progress.
 
         Raises:
             InputError: If the directory belongs to another run, or if the settings ``device`` or ``log`` cannot be used.
@@ -182,8 +182,8 @@ class TrainingRun:
             classifier: The classifier.
             clips: The clips of all splits.
             directory: Folder of metrics and checkpoints; None: the run directory.
-            ppo: Settings of PPO; None: those of the run.
-            seed: Seed of all random numbers; None: that of the run.
+            ppo: Settings of PPO; None: the settings of the run.
+            seed: Seed of all random numbers; None: the seed of the run.
             start: The policy to start from; None: the policy that the settings name, or a new one.
         """
         config, directory = cast(TrainPPO, self.config), directory or self.directory
