@@ -59,7 +59,7 @@ def report(
         The content of `result.json`, without the times.
 
     Raises:
-        InputError: if the metric is unknown, or if `evaluate` raises it.
+        InputError: if the metric is unknown, or if `evaluate` raises this error.
     """
     lookup("metric", metric, ACCURACIES)
     bar = display.bar("evaluate", len(ORDER))

@@ -61,8 +61,8 @@ class RunDir:
     def open(cls, path: str | Path, config: Mapping[str, Any], *, force: bool) -> RunDir:
         """Create the directory, or resume the run in it.
 
-        Use the result in a ``with`` statement, or `close` it. Other processes cannot open the directory until it is closed or this process
-        ends.
+        Use the returned `RunDir` in a ``with`` statement, or `close` it. Other processes cannot open the directory until it is closed or
+        this process ends.
 
         Args:
             path: The directory.
