@@ -157,7 +157,7 @@ class Section:
     failure: str = ""
 
     def ratio(self, what: str, against: str, *, name: str = "", over: str = "", aim: Aim | None = None) -> Section:
-        """Add the time of ``what`` divided by that of ``against``. In the table, ``name`` and ``over`` replace their names."""
+        """Add the time of ``what`` divided by that of ``against``. In the table, ``name`` and ``over`` replace ``what`` and ``against``."""
         wall, cpu = ratio(self.times, what, against), ratio(self.times, what, against, "cpu")
         self.rows.append(Row(name or what, wall, over=over or against, cpu=cpu.median, aim=aim))
         return self

@@ -1,10 +1,9 @@
 """Count the multiply-adds of a finished training, with the counter of `classifiers.flops`.
 
 One step of every kind runs under the counter, on random clips and with the trained networks. Its cost is multiplied by the number of steps
-that the run's metrics state. A backward pass is counted as it is executed: the matrix products and convolutions that PyTorch computes for
-the gradients of inputs and weights. If a network is trained, its backward pass costs about twice as much as its forward pass. If a network
-is frozen but a gradient passes through it, its backward pass costs about as much as its forward pass. All other networks have no backward
-pass.
+that the run's metrics state. In a backward pass, the matrix products and convolutions that PyTorch executes for the gradients of inputs and
+weights are counted. If a network is trained, its backward pass costs about twice as much as its forward pass. If a network is frozen but a
+gradient passes through it, its backward pass costs about as much as its forward pass. All other networks have no backward pass.
 
 The count includes training, the features that a bank stores, and the measurements on the validation clips. It does not include the final
 evaluation on the test clips. The bilinear crop has no matrix product, so its cost is 0.
