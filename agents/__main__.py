@@ -16,7 +16,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     Without arguments, list all commands.
 
     Args:
-        arguments: the command line; by default that of the process.
+        arguments: the command line; by default, the command line of the process.
     """
     name, *others = (sys.argv[1:] if arguments is None else arguments) or ["--help"]
     commands = {file.stem.replace("_", "-"): file for file in sorted(Path(__file__).parent.glob("[a-z]*.py")) if _is_command(file)}

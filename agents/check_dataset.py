@@ -7,7 +7,7 @@ than T frames. The report also lists faulty lines of list files, the frame rates
 and folders.
 
 Exit status: 0 if every video can be used as listed, 1 if a video cannot be used, 2 if an argument is wrong or a file cannot be read. The
-status does not depend on unused files, and not on short videos, whose last frame is repeated.
+status depends neither on unused files nor on short videos. (The last frame of a short video is repeated.)
 """
 
 from agents.config.command import run_command

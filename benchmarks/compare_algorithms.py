@@ -112,7 +112,7 @@ def main(config: CompareAlgorithms) -> None:
 
 
 def check_runs(config: CompareAlgorithms, root: Path) -> dict[str, list[Train]]:
-    """Return the configs of the runs by algorithm. All configs are checked before the first run is trained.
+    """Return a dictionary from each algorithm to the configs of its runs. All configs are checked before the first run is trained.
 
     Raises:
         InputError: If the id or an algorithm is unknown, if an algorithm does not support the actions, if ``overrides`` sets a key that the

@@ -32,7 +32,7 @@ from classifiers.optimize import choose_execution, with_execution
 LENGTH = {False: 16, True: 4}  # frames of a clip
 EPOCHS = 10**6  # more than will run
 
-SAMPLE = 1.0  # seconds for which an act is repeated, in all rounds together
+SAMPLE = 1.0  # seconds for which a function is repeated, in all rounds together
 SIZES = {False: (4096, 8192, 16384), True: (64, 128)}  # of matrices
 
 
@@ -42,7 +42,8 @@ class Card:
 
     Attributes:
         settings: The settings of the run.
-        peaks: FLOP/s of the fastest matrix product in each precision, by the names in `matrix_peak`; here, a multiply-add counts as two.
+        peaks: dictionary from a precision, as named in `matrix_peak`, to the FLOP/s of its fastest matrix product. Here, a multiply-add
+            counts as two.
     """
 
     settings: Settings
@@ -54,7 +55,7 @@ class Card:
         return choose_device(self.settings.device)
 
     def sampled(self, act: Act) -> list[Time]:
-        """Return the mean time of an act in every round. The act is repeated until the round's share of `SAMPLE` is used.
+        """Return the mean time of a function in every round. It is called repeatedly for the round's share of `SAMPLE`.
 
         Three untimed calls come first, because compilation, the choice of algorithms and the recording of CUDA graphs may take three calls.
         """
@@ -65,13 +66,13 @@ class Card:
         return [timed(repeated(count, act)) * (1 / count) for _ in range(rounds)]
 
     def rate(self, section: Section, name: str, act: Act, count: int, multiply_adds: float, precision: str) -> None:
-        """Measure an act that processes ``count`` clips; add its rate and its share of the matrix peak."""
+        """Measure a function that processes ``count`` clips; add its rate and its share of the matrix peak."""
         section.times[name] = self.sampled(act)
         section.rate(name, count, "clips/s")
         self.share(section, name, multiply_adds, precision)
 
     def share(self, section: Section, name: str, multiply_adds: float, precision: str) -> None:
-        """Add the share of the matrix peak that the act ``name`` reaches with this number of multiply-adds."""
+        """Add the share of the matrix peak that the function ``name`` reaches with this number of multiply-adds."""
         kind = "TF32" if precision == "float32" and "TF32" in self.peaks else precision
         if kind in self.peaks:
             shares = [100 * 2 * multiply_adds / each.wall / self.peaks[kind] for each in section.times[name]]

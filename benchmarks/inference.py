@@ -59,7 +59,7 @@ def _schemes(settings: Settings) -> Section:
 
 
 def recurrent(network: Classifier, policy: PolicyNetwork, count: int, length: int) -> Act:
-    """Return an act that runs only the policy and the head, on tensors of ``count`` clips in memory."""
+    """Return a function that runs only the policy and the head, on tensors of ``count`` clips in memory."""
     maps = torch.rand(count, length, *policy.architecture.map_shape, device=network.device)
     glances = torch.rand(count, length, network.glancer.vector_size, device=network.device)
     focus_vectors = torch.rand(count, length, network.focuser.vector_size, device=network.device)
@@ -73,7 +73,10 @@ def recurrent(network: Classifier, policy: PolicyNetwork, count: int, length: in
 
 
 def _agreement(settings: Settings) -> Section:
-    """Measure how often schemes and precisions agree, on random networks, whose scores of two cells are often nearly equal."""
+    """Measure how often schemes and precisions select equal actions.
+
+    The networks have random weights, so the scores of two cells are often nearly equal.
+    """
     plain, policy = workload.classifier(settings), workload.policy(settings)
     frames = workload.frames(settings, *((2, 4) if settings.quick else (8, 16)), plain)
     actions, scores = workload.step_by_step(plain, policy, frames)

@@ -116,7 +116,7 @@ def policy_of(run: RunDir, features: Features) -> PolicyNetwork | Predictor:
 
 
 def measure(features: Features, policy: PolicyNetwork | Predictor) -> dict[str, float]:
-    """Return the defined metrics of a policy on the clips."""
+    """Return the metrics of a policy on the clips, without those that are undefined."""
     evaluation = evaluate_policy(features, policy)
     return {**ratios(evaluation), "top1": float(evaluation.correct.mean())}
 

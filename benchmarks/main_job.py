@@ -98,7 +98,7 @@ def _needs(config: TrainPPO) -> dict[str, int]:
 
 
 def _bare(config: TrainPPO, needs: dict[str, int]) -> dict[str, tuple[Act, float]]:
-    """Return acts of the bare networks, and how often the job needs each of them."""
+    """Return functions that run the bare networks, and how often the job needs each of these functions."""
     device = choose_device(config.device)
     network = checkpoint.load("demo", device).freeze()
     with torch.no_grad():

@@ -71,7 +71,7 @@ def _killed(settings: Settings, folder: Path) -> Section:
 def _run(command: list[str], out: Path, kill_after: int | None) -> list[tuple[int, float]]:
     """Run a command to its end, or kill it when it has written ``kill_after`` predictions.
 
-    Return a list over time of pairs: the number of predictions so far, and the memory in MB.
+    Return pairs (number of predictions so far, memory in MB) in the order of time.
     """
     used: list[tuple[int, float]] = []
     lines = _counter(out / PREDICTIONS)

@@ -1,4 +1,4 @@
-"""Compare the times of acts on a machine that is never completely idle, and write the figures as JSON and Markdown."""
+"""Compare the times of functions on a machine that is never completely idle, and write the figures as JSON and Markdown."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ Act = Callable[[], object]
 
 @dataclass(frozen=True)
 class Time:
-    """The seconds that one act took. (An act is a function that is timed.)
+    """The seconds that one call of a function took.
 
     Attributes:
         wall: Wall-clock time, including work on a GPU.
-        cpu: Processor time of all threads of this process. On a shared machine, this is the cost of an act.
+        cpu: Processor time of all threads of this process. On a shared machine, this time is more reliable than ``wall``.
     """
 
     wall: float
@@ -40,10 +40,11 @@ Times = dict[str, list[Time]]
 
 
 def interleaved(acts: Mapping[str, Act], rounds: int) -> Times:
-    """Time every act once per round. The order is reversed in every second round. Before the first round, each act runs once, untimed.
+    """Time every function once per round. Before the first round, each function runs once, untimed.
 
-    `torch.utils.benchmark.Timer` times one act many times, then the next act. This function is made for ratios between acts: if the machine
-    slows down for a while, all acts of a round slow down, so that ratios within a round vary less than times.
+    The order of the functions is reversed in every second round. `torch.utils.benchmark.Timer` times one function many times, then the
+    next. `interleaved` is made for ratios between times: if the machine slows down for a while, all functions of a round slow down, so that
+    ratios within a round vary less than times.
     """
     for act in acts.values():
         act()
@@ -55,14 +56,14 @@ def interleaved(acts: Mapping[str, Act], rounds: int) -> Times:
 
 
 def timed(act: Act) -> Time:
-    """Time one act."""
+    """Time one call of a function."""
     wall, cpu = timer(), time.process_time()  # `timer` waits for the GPU, if there is one
     act()
     return Time(timer() - wall, time.process_time() - cpu)
 
 
 def repeated(times: int, act: Act) -> Act:
-    """Return an act that repeats ``act``, for an act that is too short to be timed."""
+    """Return a function that calls ``act`` several times, because one call is too short to be timed."""
 
     def acts() -> None:
         for _ in range(times):
@@ -87,7 +88,7 @@ class Spread:
 
 
 def ratio(times: Times, what: str, over: str, clock: str = "wall") -> Spread:
-    """Return the time of ``what`` divided by the time of ``over``, computed in every round."""
+    """Divide the time of ``what`` by the time of ``over`` in every round, and return the spread of these ratios."""
     pairs = zip(times[what], times[over], strict=True)
     return Spread.of([getattr(one, clock) / getattr(other, clock) for one, other in pairs])
 
@@ -144,7 +145,7 @@ class Section:
     Attributes:
         title: Title of the table.
         note: Description of the measurement.
-        times: Seconds of every act and round.
+        times: Seconds of every function in every round.
         rows: The figures.
         failure: Traceback of a measurement that failed.
     """
@@ -156,7 +157,7 @@ class Section:
     failure: str = ""
 
     def ratio(self, what: str, against: str, *, name: str = "", over: str = "", aim: Aim | None = None) -> Section:
-        """Add the time of ``what`` divided by that of ``against``. In the table, ``name`` and ``over`` replace the names of these acts."""
+        """Add the time of ``what`` divided by that of ``against``. In the table, ``name`` and ``over`` replace ``what`` and ``against``."""
         wall, cpu = ratio(self.times, what, against), ratio(self.times, what, against, "cpu")
         self.rows.append(Row(name or what, wall, over=over or against, cpu=cpu.median, aim=aim))
         return self
@@ -167,7 +168,7 @@ class Section:
         return self
 
     def rate(self, what: str, count: int, unit: str, *, aim: Aim | None = None) -> Section:
-        """Add the rate of the act ``what``, which processes ``count`` units."""
+        """Add the rate of the function ``what``, which processes ``count`` units per call."""
         self.rows.append(Row(what, Spread.of([count / time.wall for time in self.times[what]]), unit, aim=aim))
         return self
 
@@ -179,12 +180,12 @@ class Section:
 
 
 def compare(title: str, note: str, pairs: Mapping[tuple[str, str], tuple[Act, Act, Aim | None]], rounds: int) -> Section:
-    """Return a section with one ratio for every pair of acts: the time of the first act divided by that of the second.
+    """Return a section with one ratio per pair of functions: the time of the first function divided by the time of the second.
 
     Args:
         title: Title of the table.
         note: Description of the measurement.
-        pairs: Two acts and the aim of their ratio, by the names of both acts.
+        pairs: Dictionary from the names of two functions to the functions and the aim of their ratio.
         rounds: Rounds of the comparison.
     """
     acts = {name: act for names, both in pairs.items() for name, act in zip(names, both[:2], strict=True)}

@@ -76,13 +76,12 @@ def random_mask(count: int, steps: int, keep: float, seed: int) -> PatchMask:
 def solve_exit(certainty: Values, cost: NDArray[np.int64], budget: float) -> Values:
     """Return the thresholds (D,) with which the mean cost per clip is ``budget``.
 
-    The share of clips that exit after each step is that of `agents.evaluation.conditional_exit.exit_shares`, with the p that meets the
-    budget.
+    `agents.evaluation.conditional_exit.exit_shares` gives the share of clips that exit after each step, for the p that meets the budget.
 
     Args:
         certainty: Confidences (N, D) on the validation split.
         cost: (N, D), the cost of a clip if it ends after each step. It increases along a clip.
-        budget: Mean cost per clip, in the same unit.
+        budget: Mean cost per clip, in the unit of the costs.
 
     Raises:
         InputError: If the validation split is empty, or if no p meets the budget. The message states the range of possible budgets.
@@ -114,15 +113,15 @@ def solve_skip_and_exit(
     cost_of: Callable[[PatchMask], NDArray[np.int64]],
     budget: float,
 ) -> tuple[float, Values]:
-    """Return the threshold on P(skip) and the thresholds of the exit with the best validation accuracy among those that meet the budget.
+    """Return the threshold on P(skip) and the thresholds of the exit that together meet the budget with the best validation accuracy.
 
     Args:
         skip: P(skip) (N, D).
         scores_of: Function that takes a patch mask (N, D), and returns the class scores (N, D, K) after every step.
         labels: (N,).
-        keep: The share of decisions with a patch with which the budget is met if there is no exit.
+        keep: Share of decisions with a patch. Without an exit, this share meets the budget.
         cost_of: Function that takes a patch mask (N, D), and returns the cost (N, D) of each clip if it ends after each step.
-        budget: Mean cost per clip, in the same unit.
+        budget: Mean cost per clip, in the unit of the costs.
 
     Raises:
         InputError: For the same reasons as `solve_threshold` and `solve_exit`.
@@ -280,7 +279,7 @@ METHODS: dict[str, Callable[[Problem], ExitResult]] = {
     "saliency": by_saliency,
     "greedy oracle": greedy_oracle,
 }
-"""Methods by name. They use the learned patch actions, except for the greedy oracle, which searches for the best patch."""
+"""Methods by name. The methods use the learned patch actions, except for the greedy oracle, which searches for the best patch."""
 
 
 def every_frame(split: PolicyOutputs) -> ExitResult:

@@ -73,7 +73,7 @@ def main(config: SkippingStudy) -> None:
 
 
 def check_runs(config: SkippingStudy, root: Path) -> dict[str, list[TrainPPO]]:
-    """Return the configs of the runs by task. All configs are checked before the first run is trained.
+    """Return a dictionary from each task to the configs of its runs. All configs are checked before the first run is trained.
 
     Raises:
         InputError: If a list is empty or has a value twice, if a share is less than one frame, or if ``overrides`` sets a key that has no

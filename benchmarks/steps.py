@@ -1,4 +1,7 @@
-"""Speed of environment steps, compared with the network calls that they need and with ap_gym, and in steps per second on the demo."""
+"""Speed of environment steps.
+
+Steps are compared with the network calls that they need. On the demo videos, steps per second are measured, and compared with ap_gym's.
+"""
 
 import importlib
 from collections.abc import Iterator, Mapping
@@ -23,7 +26,7 @@ from classifiers.classifier import Classifier
 
 STEPS = 4  # per episode at full size
 PATCHES = 2  # per step: the chosen patch, and a random patch for the reward's baseline
-EPISODES = 5  # per environment in an act, on the demo
+EPISODES = 5  # per environment in a call of a timed function, on the demo
 AIMS = {1: 2_000, 16: 12_000, 64: 25_000, 256: 30_000}  # steps per second on the demo, by the number of environments
 SHARE = 0.6  # aimed share of the head's rate with at least 64 environments
 OTHER = "CircleSquare-v0"  # the only environment of ap_gym that renders its images; others download them
@@ -100,7 +103,7 @@ def _apis(settings: Settings) -> Section:
 def _rates(
     settings: Settings, bank: MemoryBank, what: str, variants: Mapping[str, Mapping[str, Any]], *, rows: int = PATCHES, aims: bool = False
 ) -> Section:
-    """Measure the rates of all ``variants``, and their shares of the bare head's rate with ``rows`` rows per clip."""
+    """Measure the rates of all ``variants``, and divide them by the rate of the bare head with ``rows`` rows per clip."""
     numbers, steps = (1, 4) if settings.quick else tuple(AIMS), EPISODES * DEMO_FRAMES
     acts: dict[str, Act] = {}
     for number in numbers:
@@ -133,7 +136,7 @@ def of_ap_gym(settings: Settings) -> Section:
 
 
 def _ap_gym_episode(ap_gym: Any, number: int) -> Act:
-    """Return an act that runs an episode of N environments with random actions, and the step that begins the next episode."""
+    """Return a function that runs an episode of N environments with random actions, and the step that begins the next episode."""
     env = ap_gym.make_vec(OTHER, number)
     env.reset(seed=0)
     env.action_space.seed(0)
@@ -149,7 +152,7 @@ def environment(number: int, network: Classifier, clips: ClipSource, bank: Featu
 
 
 def stepping(number: int, network: Classifier, clips: ClipSource, bank: Features | bool) -> Act:
-    """Return an act that takes a step of N clips, whose glances are cached, with random actions."""
+    """Return a function that takes a step with random actions on N clips, whose glances are cached."""
     env, rng = environment(number, network, clips, bank), np.random.default_rng(0)
     env.reset(seed=0)
     env.dynamics.features.glance_vectors(np.arange(len(clips)), np.zeros(len(clips), np.int64))
@@ -157,7 +160,7 @@ def stepping(number: int, network: Classifier, clips: ClipSource, bank: Features
 
 
 def episode(bank: MemoryBank, number: int, **arguments: Any) -> Act:
-    """Return an act that runs an episode of N environments with random actions, on the device of the environment's results."""
+    """Return a function that runs an episode of N environments with random actions, on the device of the environment's results."""
     defaults = {"observation": "reference", "autoreset_mode": "SAME_STEP", "grid": workload.GRID}
     env = AdaFocusVectorEnv(number, bank.classifier, bank.clips, bank=bank, **{**defaults, **arguments})
     env.reset(seed=0)

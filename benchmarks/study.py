@@ -1,4 +1,4 @@
-"""Functions that all studies share, to train runs of several seeds, each run once, and to write tables and plots."""
+"""Functions that all studies share. They train runs with several seeds, each run only once, and write tables and plots."""
 
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace

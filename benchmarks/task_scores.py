@@ -105,7 +105,7 @@ def references(features: Features) -> tuple[dict[str, Row], PolicyEvaluation]:
 
 
 def scores_of(form: str, features: Features) -> dict[str, dict[str, float]]:
-    """Return the scores of random actions and of the oracle on a form of a task, by policy and metric.
+    """Return the scores of random actions and of the oracle on one form of a task, by policy and metric.
 
     Args:
         form: a name in `FORMS`.

@@ -1,4 +1,7 @@
-"""Training steps against the network calls that they need: stages 0, 1 and 3, end to end, and an iteration of PPO by its phases."""
+"""Compare the time of training with that of the network calls that it needs.
+
+A step of stages 0, 1 and 3, a step of end-to-end training, and an iteration of PPO with its two phases are measured.
+"""
 
 import copy
 from collections.abc import Callable, Iterator
@@ -27,7 +30,7 @@ from benchmarks.steps import PATCHES
 from classifiers.classifier import Classifier
 
 MINIBATCHES = 4
-EPOCHS = 1000  # more than are run
+EPOCHS = 1000  # more epochs than the benchmark runs
 
 
 def measure(settings: Settings) -> Iterator[Section]:
@@ -39,7 +42,7 @@ def measure(settings: Settings) -> Iterator[Section]:
 
 
 def _stages(settings: Settings) -> Section:
-    """A step of every stage, on all clips of a small store."""
+    """Measure a training step of stages 0, 1 and 3, on all clips of a small store."""
     frames = 4 if settings.quick else 8
     clips, first = workload.clips(settings, 2, frames, train=False), workload.classifier(settings)
     policy = workload.policy(settings)
@@ -62,7 +65,10 @@ def _stages(settings: Settings) -> Section:
 
 
 def _bare_step(network: Classifier, backbone: str, clips: ClipSource) -> Act:
-    """Return an act: forward and backward pass of stage 0 of a backbone, or without one of focuser and head, on tensors in memory."""
+    """Return a function that runs a forward and a backward pass of the networks, on tensors in memory.
+
+    If ``backbone`` is the name of a backbone, the pass is that of stage 0. If ``backbone`` is empty, focuser and head are trained.
+    """
     size, count, device = network.architecture, len(clips) * clips.num_frames, network.device
     frames = torch.randn(count, 3, size.size, size.size, device=device)
     patches = torch.randn(count, 3, size.patch_size, size.patch_size, device=device)
@@ -89,7 +95,7 @@ def _bare_step(network: Classifier, backbone: str, clips: ClipSource) -> Act:
 
 
 def _end_to_end(settings: Settings) -> Section:
-    """A step of end-to-end training, of all networks and of the policy alone."""
+    """Measure a step of end-to-end training: once of all networks, and once of the policy alone."""
     frames = 4 if settings.quick else 8
     clips, first = workload.clips(settings, 2, frames, train=False), workload.classifier(settings)
     first_policy = PolicyNetwork(workload.spatial_policy(settings).architecture, None, interpolated=True).to(first.device).eval()
@@ -104,9 +110,9 @@ def _end_to_end(settings: Settings) -> Section:
 
 
 def _bare_end_to_end(network: Classifier, policy: PolicyNetwork, clips: ClipSource, *, freeze: bool) -> Act:
-    """Return an act: forward and backward pass of the networks of end-to-end training, on tensors in memory.
+    """Return a function that runs a forward and a backward pass of end-to-end training, on tensors in memory.
 
-    Focuser and head run twice, once with ``freeze``. The gradient reaches the patches of the first run, since they have one in training.
+    Focuser and head run twice; with ``freeze``, they run only once. The patches of the first run have a gradient, as in training.
     """
     size, shape, device = network.architecture, (len(clips), clips.num_frames), network.device
     frames = torch.randn(len(clips) * clips.num_frames, 3, size.size, size.size, device=device)
@@ -123,7 +129,7 @@ def _bare_end_to_end(network: Classifier, policy: PolicyNetwork, clips: ClipSour
         locations, scores = policy(maps.detach().unflatten(0, shape)), [] if freeze else [network.glancer.scores(vectors)]
         for each in patches:
             focus_vectors = network.focus(each)
-            with torch.backends.cudnn.flags(enabled=not freeze):  # whose recurrent layers have no gradient in eval mode
+            with torch.backends.cudnn.flags(enabled=not freeze):  # cuDNN's recurrent layers have no gradient in eval mode
                 scores.append(network.classify(vectors.unflatten(0, shape), focus_vectors.unflatten(0, shape))[0].flatten(0, 1))
             scores += [] if freeze else [network.focuser.scores(focus_vectors)]
         loss = torch.stack([nn.functional.cross_entropy(each, labels) for each in scores]).sum() + locations.mean()
@@ -136,7 +142,10 @@ def _bare_end_to_end(network: Classifier, policy: PolicyNetwork, clips: ClipSour
 
 
 def _ppo(settings: Settings, policy: PolicyNetwork, of: str) -> Section:
-    """One iteration: every clip once, then `n_epochs` passes over them; ``of``: the end of the title."""
+    """Measure an iteration of PPO: every clip is played once, then there are `n_epochs` passes over all clips.
+
+    ``of`` is the end of the section's title.
+    """
     rows, length = (4, 4) if settings.quick else (64, 16)
     bank = workload.warm_bank(settings, rows, length)
     config = PPOConfig(n_steps=length, batch_size=rows // MINIBATCHES * length)
@@ -172,7 +181,7 @@ def learner(bank: MemoryBank, config: PPOConfig, rows: int, network: NetworkArch
 
 
 def iterations(model: PPO, phases: dict[str, list[Time]]) -> Act:
-    """Return an act: one iteration of `PPO.learn`, which also times its two phases."""
+    """Return a function that runs one iteration of `PPO.learn` and records the times of its two phases."""
     _, callback = model._setup_learn(10**9, None, reset_num_timesteps=False)
     callback.on_training_start({}, {})
     assert model.env is not None

@@ -1,10 +1,10 @@
-"""Reinforcement learning beside end-to-end training, from the same classifier: accuracy, and what the training costs.
+"""Compare reinforcement learning with end-to-end training, from the same classifier: the accuracy, and the cost of training.
 
     python -m benchmarks.training_comparison                            PPO, expected_pg and end to end, classifier frozen and trained too
     python -m benchmarks.training_comparison tasks=[track] methods=[ppo,end_to_end] seeds=[0]
     python -m benchmarks.training_comparison network=published          the ablation: the networks that flatten the glance map
 
-Every run has its own run directory, as its command makes it. Finished runs are not repeated: the same command resumes the study.
+Every run has a separate run directory, as with its training command. Finished runs are not repeated, so the same command resumes the study.
 """
 
 from __future__ import annotations
@@ -41,7 +41,13 @@ from classifiers.errors import lookup, refuse_if
 
 @dataclass(frozen=True)
 class Command:
-    """A training command: its settings, what runs it, and the settings that it does not read."""
+    """A training command.
+
+    Attributes:
+        schema: Class of the settings.
+        main: Function that runs the command.
+        without_effect: Function that yields the settings that the command does not read, if any.
+    """
 
     schema: type[Any]
     main: Callable[[Any], None]
@@ -62,10 +68,13 @@ METHODS: dict[str, tuple[str, tuple[str, ...]]] = {
     "end_to_end_joint": ("train_end_to_end", ("freeze=false",)),
     "ppo_continuous": ("train", ("algo=ppo", "env.action=interpolated", "env.baseline=1")),
 }
-"""Command and arguments of each method. With `JOINT` the classifier is trained too; by reinforcement in alternating rounds."""
+"""Command and arguments of each method.
+
+Methods whose name ends with `JOINT` also train the classifier. PPO and expected_pg then train policy and classifier in alternating rounds.
+"""
 JOINT = "_joint"
 FURTHER = ("ppo_continuous",)
-"""Methods that are run only where they are named: PPO with the locations of end-to-end training in place of cells."""
+"""Methods that run only if the user names them. Here, PPO selects the locations of end-to-end training instead of cells."""
 SET_HERE = (
     "classifier", "network", "network.name", "data", "data.name", "data.task", "algo", "algo.name", "env.action", "env.bank", "freeze",
     "first", "seed", "run", "device", "force",
@@ -75,16 +84,16 @@ BOUNDS = ("random", "oracle")
 HEADINGS = ("method", *ACCURACIES.values(), *(f"{name}: anytime, top-1" for name in BOUNDS), "10⁹ multiply-adds", "CPU seconds")
 COSTS = {"multiply_adds": "multiply-adds of training", "seconds": "CPU seconds of training"}
 Measured = dict[str, dict[str, list[dict[str, float]]]]
-"""Task → method → measurements of each seed."""
+"""The measurements of each seed, by task and method."""
 
 
 @settings
 class TrainingComparison(Study):
     """`python -m benchmarks.training_comparison`."""
 
-    tasks: list[TaskName] = setting(lambda: ["track", "mover"], "of the demo videos; see docs/tasks.md")
-    methods: list[str] = setting(list, "names in `METHODS`; none: all but ppo_continuous")
-    network: Literal["spatial", "published", "published_v2"] = setting("spatial", "of all policies")
+    tasks: list[TaskName] = setting(lambda: ["track", "mover"], "tasks of the demo videos; see docs/tasks.md")
+    methods: list[str] = setting(list, "names in `METHODS`; empty: all except for ppo_continuous")
+    network: Literal["spatial", "published", "published_v2"] = setting("spatial", "network of all policies")
     classifier: str = setting("auto", "where all trainings start: a bundled classifier or the folder of a checkpoint", path=True)
     of_method: dict[str, list[str]] = setting(dict, "further arguments of a method: {ppo: ['ppo.total_steps=100000']}")
 
@@ -95,7 +104,7 @@ def main(config: TrainingComparison) -> None:
     runs = check_runs(config, root)
     measured: Measured = {}
     for task in config.tasks:
-        clips = clips_of(next(iter(runs[task].values()))[0])  # rendered and decoded before the first run, whose seconds they would be
+        clips = clips_of(next(iter(runs[task].values()))[0])  # before the first run, whose seconds would include rendering
         for method, configs in runs[task].items():
             train_missing({method: configs}, COMMANDS[METHODS[method][0]].main, console)
             measured.setdefault(task, {})[method] = [measure(each, clips) for each in configs]
@@ -108,11 +117,11 @@ def main(config: TrainingComparison) -> None:
 
 
 def check_runs(config: TrainingComparison, root: Path) -> dict[str, dict[str, list[Training]]]:
-    """Return the configs of all runs by task and method; all are checked before the first is trained.
+    """Return the configs of all runs by task and method. All configs are checked before the first run is trained.
 
     Raises:
-        InputError: A method is unknown, a list is empty or names something twice, the classifier is not a trained one, or further
-            arguments set what the command sets itself or what has no effect.
+        InputError: If a method is unknown, if a list is empty or has a value twice, if the classifier is not trained yet, or if further
+            arguments set a key that has no effect or that the command itself sets.
     """
     methods = config.methods or [name for name in METHODS if name not in FURTHER]
     check_lists(tasks=config.tasks, methods=methods)
@@ -147,9 +156,11 @@ def clips_of(config: Training) -> Clips:
 
 
 def measure(config: Training, clips: Clips) -> dict[str, float]:
-    """Return the metrics of a finished run on the test clips, those of random patches and the oracle with its classifier, and its cost.
+    """Return the metrics of a finished run on the test clips, and the cost of its training.
 
-    Seconds are CPU time of the process from its start to the end of training: the final evaluation is left out.
+    The metrics include those of random patches and of the oracle, with the classifier of the run.
+
+    ``seconds`` is the CPU time of the process from its start to the end of training, without the final evaluation.
     """
     run = RunDir(config.run)
     policies = run.result()["policies"]
@@ -162,7 +173,7 @@ def measure(config: Training, clips: Clips) -> dict[str, float]:
 
 
 def row(method: str, runs: Sequence[Mapping[str, float]]) -> tuple[str, ...]:
-    """Return the cells of a method: means, and in parentheses the worst of the seeds."""
+    """Return the cells of a table row: for every metric, the mean over the seeds, followed by the worst seed in parentheses."""
 
     def values(key: str) -> list[float]:
         return [100 * run[key] for run in runs if key in run]
@@ -174,7 +185,10 @@ def row(method: str, runs: Sequence[Mapping[str, float]]) -> tuple[str, ...]:
 
 
 def save_picture(measured: Measured, path: Path) -> None:
-    """Draw anytime accuracy against the cost of training, a row of charts for each task; filled: the classifier is frozen."""
+    """Draw anytime accuracy against the cost of training, with a row of charts for each task.
+
+    A marker is filled if the classifier is frozen.
+    """
     figure = Figure(figsize=(11, 4 * len(measured)), layout="constrained")
     charts = figure.subplots(len(measured), len(COSTS), squeeze=False, sharex="col")
     for axes_of_task, (task, by_method) in zip(charts, measured.items(), strict=True):
@@ -187,7 +201,7 @@ def save_picture(measured: Measured, path: Path) -> None:
 
 
 def _draw(axes: Axes, by_method: Mapping[str, Sequence[Mapping[str, float]]], cost: str) -> None:
-    """Draw a point for the mean of each method, and the range of its seeds."""
+    """Draw, for each method, a point for the mean over the seeds and a bar for their range."""
     colours = dict(zip(dict.fromkeys(method.removesuffix(JOINT) for method in METHODS), CYCLE, strict=False))
     for method, runs in by_method.items():
         accuracy = 100 * np.array([run["top1_anytime"] for run in runs])

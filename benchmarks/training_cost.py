@@ -1,12 +1,12 @@
-"""Multiply-adds of a finished training, by the only counter (`classifiers.flops`).
+"""Count the multiply-adds of a finished training, with the counter of `classifiers.flops`.
 
-One step of every kind is run once under the counter, on random clips and with the trained networks, and multiplied by the number of
-steps that the run's metrics tell. A backward pass is counted as it is executed: the matrix products and convolutions that PyTorch
-computes for the gradients of inputs and weights. That is about twice the forward pass of a network that is trained, once that of a frozen
-one that a gradient passes through, and nothing elsewhere.
+One step of every kind runs under the counter, on random clips and with the trained networks. Its cost is multiplied by the number of steps
+that the run's metrics state. In a backward pass, the matrix products and convolutions that PyTorch executes for the gradients of inputs and
+weights are counted. If a network is trained, its backward pass costs about twice as much as its forward pass. If a network is frozen but a
+gradient passes through it, its backward pass costs about as much as its forward pass. All other networks have no backward pass.
 
-Counted are training, the features that a bank stores, and the measurements on the validation clips; not the final evaluation on the test
-clips. The bilinear crop has no matrix product and counts nothing.
+The count includes training, the features that a bank stores, and the measurements on the validation clips. It does not include the final
+evaluation on the test clips. The bilinear crop has no matrix product, so its cost is 0.
 """
 
 import tempfile
@@ -37,21 +37,21 @@ from classifiers import checkpoint
 from classifiers.flops import VideoFlops, classifier_flops, multiply_adds
 
 COUNTED_CLIPS = 8
-"""Clips of a counted step; its cost is proportional to their number."""
+"""Number of clips of a counted step. The cost of the step is proportional to this number."""
 
 
 def training_multiply_adds(config: Training, clips: Clips) -> int:
     """Return the multiply-adds of a finished run of `agents.train`, `agents.train_stages` or `agents.train_end_to_end`.
 
     Args:
-        config: Of the run; a trained classifier is its start, and its policy chooses patches.
-        clips: Of its data set.
+        config: The config of a run that started from a trained classifier and whose policy selects the patches.
+        clips: The clips of the run's data set.
     """
     return round(TrainingCost(config, clips).total())
 
 
 class TrainingCost:
-    """Steps of a finished run, and what each of them costs; see `training_multiply_adds`."""
+    """The steps of a finished run, and the cost of each step in multiply-adds; see `training_multiply_adds`."""
 
     def __init__(self, config: Training, clips: Clips) -> None:
         self.config, self.run = config, RunDir(config.run)
@@ -64,7 +64,7 @@ class TrainingCost:
 
     @property
     def video(self) -> VideoFlops:
-        """The cost of a clip with its policy, without a bank."""
+        """The cost of evaluating a clip with the policy, if no features are stored in a bank."""
         return flops_of(self.features, self.config.env.skipped, policy_flops(self.policy))
 
     def total(self) -> float:
@@ -78,7 +78,7 @@ class TrainingCost:
         fills = len(policies) if isinstance(config, TrainStages) and config.stages.finetune.learning_rate > 0 else 1
         total = fills * (self.num_train + self.num_val) * self._bank()
         for group in policies:
-            validations = sum("val_top1" in line for line in group) + ("round" in group[0])  # a round also measures what it begins with
+            validations = sum("val_top1" in line for line in group) + ("round" in group[0])  # a round also validates its initial model
             total += group[-1]["steps"] * self._policy_step(config) + validations * self.num_val * self._validation_from_bank()
         if isinstance(config, TrainStages):
             total += sum(self._finetuning(len(group), config.stages.finetune) for group in groups if group not in policies)
@@ -98,27 +98,30 @@ class TrainingCost:
         return epochs * (self.num_train * step + self.num_val * self.video.total())
 
     def _finetuning(self, epochs: int, settings: SupervisedConfig) -> float:
-        """Return the cost of stage 3, which also measures what it begins with."""
+        """Return the cost of stage 3, which also validates its initial model."""
         learning = replace(settings, epochs=1, batch_size=COUNTED_CLIPS)
         skipped = self.config.env.skipped
         step = self._counted(finetune(deepcopy(self.classifier), self.policy, self.clips, learning, seed=0, skipped=skipped))
         return epochs * self.num_train * step + (epochs + 1) * self.num_val * self.video.total()
 
     def _counted(self, epochs: Iterator[Any]) -> float:
-        """Return the cost of a clip in the first epoch of a supervised training, forward and backward."""
+        """Return the cost per clip of the forward and backward passes in the first epoch of a supervised training."""
         return multiply_adds(lambda: next(epochs), gradient=True) / COUNTED_CLIPS
 
     def _bank(self) -> float:
-        """Return the cost of a clip's features: its glances, and the focus vectors of all cells where there are cells."""
+        """Return the cost of a clip's features: its glances and, if actions are cells, the focus vectors of all cells."""
         cells = self.features.action.num_cells or 0
         return self.video.glancer + self.clips.num_frames * cells * classifier_flops(self.classifier).focus
 
     def _validation_from_bank(self) -> float:
-        """Return the cost of measuring a policy on a clip, where everything that a bank stores is there."""
+        """Return the cost of evaluating a policy on a clip whose features are all in the bank."""
         return self.video.policy + self.video.head + (0 if self.features.action.num_cells else self.video.focuser)
 
     def _policy_step(self, config: TrainPPO) -> float:
-        """Return the cost of one step of the environment: its share of a rollout and of the update after it, with a full bank."""
+        """Return the cost of one environment step if all features are in the bank.
+
+        This cost is that of a rollout and the update after it, divided by the number of steps.
+        """
         fill(self.features)
         n_steps = config.ppo.n_steps or self.features.num_steps
         rows = max(1, COUNTED_CLIPS * self.features.num_steps // n_steps)  # no clip is played twice, which would cost less
@@ -134,7 +137,7 @@ class TrainingCost:
 
 
 def fill(features: Features) -> None:
-    """Compute all that a bank stores."""
+    """Compute all features that the bank stores."""
     every, steps = np.arange(len(features.clips))[:, None], np.arange(features.num_steps)[None]
     features.glance_vectors(every, steps)
     if features.action.num_cells:

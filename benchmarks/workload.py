@@ -103,7 +103,7 @@ def flat_classifier(settings: Settings) -> Classifier:
 
 
 def policy(settings: Settings, seed: int = 0, *, skips: bool = False) -> PolicyNetwork:
-    """Return a policy with random weights. These weights are so large that cells, and whether a frame is skipped, differ between frames."""
+    """Return a policy with random weights. The weights are so large that cells and skipping decisions differ between frames."""
     torch.manual_seed(seed)
     network = PolicyNetwork(SMALL if settings.quick else PolicyArchitecture((1280, 7, 7)), GRID, skips=skips)
     with torch.no_grad():
@@ -131,7 +131,10 @@ def executions(settings: Settings, network: Classifier) -> dict[str, Execution]:
 
 
 def plain_and_fastest(settings: Settings) -> dict[str, Classifier]:
-    """Return the classifier twice, by the name of its execution settings: the plain settings, and the last and fastest of `executions`."""
+    """Return the classifier with the plain execution settings, and with the fastest, which are the last of `executions`.
+
+    The keys are the names of the execution settings.
+    """
     plain = classifier(settings)
     name, how = list(executions(settings, plain).items())[-1]
     return {"float32": plain, name: with_execution(plain, how)}
@@ -240,7 +243,10 @@ def _fit_batch_norms(network: Classifier) -> None:
 
 
 def _flat(settings: Settings, which: str) -> Callable[[int], Backbone]:
-    """Return a constructor of cheap backbones, which are one convolution over large blocks. Outputs are as large as the original's."""
+    """Return a constructor of cheap backbones, which are one convolution over large blocks.
+
+    The outputs of these backbones are as large as those of the original backbones.
+    """
     base = architecture(settings)
     size = BACKBONES[getattr(base, which)](2).vector_size
     side, cells = (base.glance_size, 8 if settings.quick else 7) if which == "glancer" else (base.patch_size, 3)
@@ -256,7 +262,7 @@ def _flat(settings: Settings, which: str) -> Callable[[int], Backbone]:
 
 
 def bare_backbone(classifier: Classifier, which: str, count: int) -> Act:
-    """Return an act that runs the glancer or the focuser on ``count`` random images, with the execution settings of ``classifier``."""
+    """Return a function that runs the glancer or the focuser on ``count`` random images, with the execution settings of ``classifier``."""
     sizes = classifier.architecture
     side = sizes.glance_size if which == "glancer" else sizes.patch_size
     images = torch.randn(count, 3, side, side).to(classifier.device)
@@ -276,7 +282,7 @@ def _call(network: Callable[..., object], batches: list[Tensor]) -> None:
 
 
 def bare_head(network: Classifier, rows: int) -> Act:
-    """Return an act that takes one step of the head on ``rows`` rows."""
+    """Return a function that runs one step of the head on ``rows`` rows."""
     glances = torch.rand(rows, 1, network.glancer.vector_size, device=network.device)
     focus_vectors, state = torch.rand(rows, 1, network.focuser.vector_size, device=network.device), network.initial_state(rows)
 
@@ -288,7 +294,7 @@ def bare_head(network: Classifier, rows: int) -> Act:
 
 
 def bare_policy(policy: PolicyNetwork, maps: Tensor) -> Act:
-    """Return an act that runs the actor and the critic on the glance maps (N, T, C, h, w) of whole clips."""
+    """Return a function that runs the actor and the critic on the glance maps (N, T, C, h, w) of whole clips."""
 
     @torch.no_grad()
     def act() -> None:
@@ -299,7 +305,7 @@ def bare_policy(policy: PolicyNetwork, maps: Tensor) -> Act:
 
 
 def bare_update(policy: PolicyNetwork, maps: Tensor, epochs: int, minibatches: int) -> Act:
-    """Return an act that runs the forward and the backward pass for every minibatch of every epoch. Minibatches are whole clips."""
+    """Return a function that runs the forward and backward pass for every minibatch of every epoch. Minibatches are whole clips."""
     policy.train().requires_grad_(True)
 
     def act() -> None:
@@ -314,7 +320,9 @@ def bare_update(policy: PolicyNetwork, maps: Tensor, epochs: int, minibatches: i
 
 @torch.inference_mode()
 def step_by_step(classifier: Classifier, policy: PolicyNetwork, frames: Tensor) -> tuple[Tensor, Tensor]:
-    """Classify videos with a recurrent head as the released code does. All glances come first; policy, focuser and head run frame by frame.
+    """Classify videos with a recurrent head as the released code does.
+
+    All glances are computed first. Then policy, focuser and head run frame by frame.
 
     The released code also has loops over the images of a batch. These loops are left out here, because the scheme does not need them.
 

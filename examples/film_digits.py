@@ -39,7 +39,7 @@ Floats = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Footage:
-    """The part of a film between two positions, which are shares of its length."""
+    """The part of a film between two positions, given as shares of the film's length."""
 
     film: Path
     begin: float = 0.0
@@ -165,7 +165,7 @@ def backgrounds(footage: Sequence[Starts], count: int, style: Style, rng: np.ran
 
 
 def windows(film: Path, starts: Sequence[int], length: int, step: int, short_side: int) -> Iterator[Frames]:
-    """Decode a film once. For each of the sorted ``starts``, yield frames (length, H, W, 3), of which every ``step``-th frame is used."""
+    """Decode a film once, using every ``step``-th frame. For each of the sorted ``starts``, yield frames (length, H, W, 3)."""
     recent: deque[Frames] = deque(maxlen=length)
     ends = deque(start + length - 1 for start in starts)
     with av.open(str(film)) as container:
@@ -222,7 +222,7 @@ def sprite(image: Floats, side: int, rng: np.random.Generator) -> Floats:
 
 
 def shape(side: int, rng: np.random.Generator) -> Floats:
-    """Return the opacity (side, side) of a filled shape that has no class, about the area of a digit, and any rotation."""
+    """Return the opacity (side, side) of a filled shape without a class, which has about the area of a digit and a random rotation."""
     y, x = np.mgrid[:side, :side] - (side - 1) / 2
     solid = SHAPES[rng.integers(len(SHAPES))](y, x, rng.uniform(0.22, 0.32) * side)
     return ndimage.rotate(solid.astype(np.float64), rng.uniform(0, 360), reshape=False, order=1).clip(0, 1)

@@ -11,7 +11,7 @@ import numpy as np
 import adafocus_env  # noqa: F401  (registers the ids)
 
 TASK = "normal@v0"
-"""The task of the examples. It does not need memory, because the networks of three examples have none."""
+"""The task of the examples. This task can be solved without memory, which the networks of three examples do not have."""
 
 
 def episodes(env_id: str, observation: str, count: int = 500, **arguments: Any) -> gym.vector.VectorEnv:

@@ -21,7 +21,7 @@ Array = NDArray[Any]
 
 
 def read_frames(video: str, short_side: int, choose: Callable[[Array], Array]) -> tuple[Array, tuple[int, int]]:
-    """Return resized frames (n, H, W, 3) and the video's (height, width). ``choose`` selects the frames by the times of all frames."""
+    """Return resized frames (n, H, W, 3) and the video's (height, width). ``choose`` maps the times of all frames to the indices to use."""
     try:
         import decord
 

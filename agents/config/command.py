@@ -40,8 +40,8 @@ def run_command(
         schema: class of the settings. If there is a setting ``plugin``, the module that it names is imported first.
         config_name: name of the primary YAML file, without ``.yaml``.
         config_package: importable package with the YAML files.
-        arguments: the command line; by default that of the process.
-        without_effect: function that takes the settings and yields further settings without effect, with reasons; see
+        arguments: the command line; by default, the command line of the process.
+        without_effect: function that takes the settings and yields further settings that have no effect, with the reasons; see
             `agents.config.effect`.
     """
     flags = _flags(arguments)

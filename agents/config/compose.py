@@ -73,7 +73,9 @@ def sweep(schema: type, config_name: str, arguments: Sequence[str], package: str
 
 
 def typed_keys(arguments: Sequence[str], schema: type) -> dict[str, str]:
-    """Return the ``key=value`` arguments by key, for `agents.config.effect`. An argument that is a dictionary gives an entry per key.
+    """Return a dictionary from key to ``key=value`` argument, as `agents.config.effect` expects it.
+
+    If the value of an argument is a dictionary, the result has an entry for each of its keys.
 
     Raises:
         InputError: if an argument cannot be parsed.
@@ -98,7 +100,7 @@ def flat(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def plain_text(text: str) -> str:
-    """Escape ``text`` so that OmegaConf resolves it to itself, without interpolating ``${x}``."""
+    """Escape ``text`` so that OmegaConf returns it unchanged, without interpolating ``${x}``."""
     return re.sub(r"(\\*)\$\{", lambda match: match[1] * 2 + r"\${", text)
 
 

@@ -19,7 +19,7 @@ def check_effect(command: Any, typed: Mapping[str, str], more: Callable[[Any], R
 
     Args:
         command: the settings of the command.
-        typed: the arguments that the user typed, such as ``env.grid=5``, by key.
+        typed: dictionary from key to the argument that the user typed, such as ``env.grid=5``.
         more: function that takes the settings of the command and yields further pairs of names and reason.
 
     Raises:

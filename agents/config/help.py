@@ -84,7 +84,10 @@ def rows_of(kind: type) -> Rows:
 
 
 def _row(key: str, declared: Any, values: list[Any]) -> tuple[str, str, str, str]:
-    """Return the texts of a setting. The default in the text is the preset value; None: the declared default."""
+    """Return the four texts of a setting: key, default, allowed values and meaning.
+
+    The text of the default comes from ``values``; None in ``values`` stands for the declared default.
+    """
     shown = [_text(declared.get_default(call_default_factory=True) if value is None else value) for value in values]
     unit = f" [{unit}]" if (unit := extra(declared, "unit")) else ""
     default = "(needed)" if declared.is_required() else shown[0] if len(set(shown)) == 1 else ", ".join(shown)

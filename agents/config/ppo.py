@@ -1,4 +1,4 @@
-"""Settings of PPO. The files in configs/ppo override some of their defaults."""
+"""Settings of PPO. The files in configs/ppo override the defaults of some settings."""
 
 from collections.abc import Iterator
 from typing import Any

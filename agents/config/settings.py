@@ -73,7 +73,7 @@ class Train(TrainPPO):
 
 @settings
 class JointConfig:
-    """The joint rounds of stages 2 and 3. A setting that is null has the value of the single pass."""
+    """The joint rounds of stages 2 and 3. If a setting is null, its value in the single pass before the rounds is used instead."""
 
     patience: int = setting(1, "number of rounds without improvement on the validation split that ends the training", unit="rounds", ge=1)
     total_steps: int | None = setting(None, "environment steps of stage 2 per round", ge=1)

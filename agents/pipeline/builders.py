@@ -62,7 +62,10 @@ def build_clips(data: DataSet, config: DataConfig, size: int, display: Display, 
 
 
 def in_order_of(config: DataConfig, trained: ClipFormat) -> DataConfig:
-    """Return the settings with the frame order set. If the settings do not state an order, use that of the trained classifier."""
+    """Return the settings with the frame order set.
+
+    If the settings do not state an order, use the frame order of the trained classifier.
+    """
     return replace(config, order=config.order or trained.order)
 
 
@@ -112,7 +115,8 @@ def choose_classifier(
             and the architecture `small` for other videos.
         data: The data set to classify.
         device: Device of the classifier.
-        patch_size: P in pixels; 0: the patch size of the checkpoint or the architecture, or, with `small` and demo videos, of the task.
+        patch_size: P in pixels. 0 means the patch size of the checkpoint or the architecture; for `small` and demo videos, it means the
+            patch size of the task.
         changes: Overrides of a named architecture.
 
     Raises:

@@ -234,7 +234,11 @@ class StageDriver:
 
 
 def _read_done(file: Path) -> tuple[str | None, Score | None, int]:
-    """Return the fingerprint of the classifier that a stage started from, the score of the stage, and the lines of metrics at its end."""
+    """Return the content of a stage's file `DONE`.
+
+    The content is the fingerprint of the classifier that the stage started from, the score of the stage, and the number of lines of metrics
+    at the end of the stage.
+    """
     try:
         values = json.loads(file.read_text(encoding="utf-8"))
         return values["began"], values["score"] and (values["score"][0], values["score"][1]), int(values["lines"])
@@ -269,7 +273,7 @@ def score_metrics(score: Score | None) -> dict[str, float]:
 
 
 def is_at_least(score: Score | None, other: Score | None) -> bool:
-    """Return whether ``score`` is at least as good as ``other``; True if one of them is None, as without a validation split."""
+    """Return True if ``score`` is at least as good as ``other``, or if one of them is None because there is no validation split."""
     return score is None or other is None or tuple(score) >= tuple(other)
 
 

@@ -36,7 +36,7 @@ WITH_GRADIENT = ("interpolated", "continuous")
 
 
 def train_and_report(path: str | Path, config: TrainEndToEnd) -> None:
-    """Train classifier and policy in the run directory ``path``, or resume, and evaluate them on the test clips.
+    """Train classifier and policy in the run directory ``path``, or resume their training; evaluate them on the test clips.
 
     Raises:
         InputError: If a setting, the data, the classifier, the policy or the directory cannot be used.

@@ -145,7 +145,10 @@ def _of_run(config: Evaluate) -> tuple[Evaluate, EnvConfig]:
 
 
 def _data_of(of_run: Mapping[str, Any], config: Evaluate) -> DataConfig:
-    """Return the run's data settings, overridden by typed keys. If another data set is typed, keys of `OF_ONE_SET` get their defaults."""
+    """Return the run's data settings, overridden by typed keys.
+
+    If the user typed another data set, the keys in `OF_ONE_SET` get their default values.
+    """
     typed = {key.removeprefix("data.") for key in config.typed if key.startswith("data.")} | ({"name"} if "data" in config.typed else set())
     data = DataConfig(**of_run)
     defaults = {key: getattr(DataConfig(), key) for key in OF_ONE_SET} if "name" in typed and config.data.name != data.name else {}
@@ -188,7 +191,7 @@ def _check_policy_keys(policy: Policy | None, config: Evaluate, env: EnvConfig) 
 
 
 def _env_of(policy: PolicyNetwork, env: EnvConfig) -> EnvConfig:
-    """Return the environment with the policy's kind of action and grid."""
+    """Return the settings of the environment, with the policy's kind of action and grid."""
     with_grid: ActionName = "skip" if policy.skips else "grid"
     without: ActionName = "continuous_skip" if policy.skips else "interpolated" if policy.interpolated else "continuous"
     return replace(env, action=with_grid if policy.grid else without, grid=policy.grid or env.grid)

@@ -43,7 +43,7 @@ def fit_exit(
         model: The model that the thresholds belong to.
         data: The videos.
         config: How clips are sampled from the videos. Training clips are augmented as in training.
-        env: Settings of the environment. Only the kind of action and the head's input for skipped frames are used.
+        env: Settings of the environment. This function reads only the kind of action and the head's input for skipped frames.
         display: Shows progress.
 
     Raises:

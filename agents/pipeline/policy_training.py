@@ -24,7 +24,7 @@ from classifiers.errors import refuse_if
 
 
 def train_and_report(path: str | Path, config: TrainPPO) -> None:
-    """Train a policy in the run directory ``path``, or resume, and evaluate it on the test clips.
+    """Train a policy in the run directory ``path``, or resume its training; evaluate the policy on the test clips.
 
     Raises:
         InputError: If a setting, the data or the directory cannot be used.

@@ -14,7 +14,7 @@ from agents.supervised.epochs import check_settings
 from classifiers.errors import InputError, refuse_if
 
 Score = tuple[float, float]
-"""Top-1 accuracy, and the mean softmax score of the true class. The latter decides between models with equal accuracy."""
+"""Top-1 accuracy, and the mean softmax score of the true class. Between models with equal accuracy, the softmax score decides."""
 
 
 @dataclass(frozen=True)
@@ -91,8 +91,8 @@ def check_stages(config: TrainStages) -> None:
     """Check that the stages can run one after the other.
 
     Raises:
-        InputError: If the stages are out of order, no stage has epochs, stage 3 has no policy, there are rounds without stage 3, or the
-            algorithm is neither PPO nor a subclass of it.
+        InputError: If the stages are out of order, if no stage has epochs, if stage 3 has no policy, if there are rounds without stage 3,
+            or if the algorithm is neither PPO nor a subclass of PPO.
     """
     refuse_if(
         not learns_as_ppo(config.algo),

@@ -72,7 +72,7 @@ class TrainingRun:
 
     @classmethod
     def open(cls, path: str | Path, config: Training) -> "TrainingRun":
-        """Open the run directory and set the seeds. If there are several processes, only the main one writes files and shows progress.
+        """Open the run directory and set the seeds. If there are several processes, only the main process writes files and shows progress.
 
         Raises:
             InputError: If the directory belongs to another run, or if the settings ``device`` or ``log`` cannot be used.
@@ -103,7 +103,7 @@ class TrainingRun:
             raise SystemExit(130)
 
     def show_if_finished(self) -> bool:
-        """Show the table of a finished run; return False for an unfinished one."""
+        """Show the table of a finished run; return False if the run is not finished."""
         if not distributed.broadcast_object(self.directory.finished):
             return False
         result = self.directory.result()
@@ -117,7 +117,7 @@ class TrainingRun:
         """Return the clips of the data set. If necessary, the clips are rendered and decoded.
 
         Args:
-            for_policy: Whether to check the settings of the algorithm that trains a policy on the clips, before videos are rendered.
+            for_policy: Whether to check, before videos are rendered, the settings of the algorithm that trains a policy on the clips.
 
         Raises:
             InputError: If the data set, the classifier or a setting of the algorithm cannot be used.
@@ -182,8 +182,8 @@ class TrainingRun:
             classifier: The classifier.
             clips: The clips of all splits.
             directory: Folder of metrics and checkpoints; None: the run directory.
-            ppo: Settings of PPO; None: those of the run.
-            seed: Seed of all random numbers; None: that of the run.
+            ppo: Settings of PPO; None: the settings of the run.
+            seed: Seed of all random numbers; None: the seed of the run.
             start: The policy to start from; None: the policy that the settings name, or a new one.
         """
         config, directory = cast(TrainPPO, self.config), directory or self.directory
@@ -222,7 +222,8 @@ class TrainingRun:
     ) -> None:
         """Save the classifier, evaluate the models once on the test clips, and write the table, `result.json` and plots.
 
-        The result also states after how many steps or epochs the policy was selected, and its anytime confidence on the validation clips.
+        The result also states after how many steps or epochs the policy was selected, and the policy's anytime confidence on the validation
+        clips.
 
         Args:
             classifier: The classifier in its final state.

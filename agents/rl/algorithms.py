@@ -55,7 +55,7 @@ class Interface:
 
     @classmethod
     def of(cls, env: VecEnv, features: Features) -> "Interface":
-        """Return the interface of an environment with the clips of ``features``."""
+        """Return the `Interface` of an environment that plays the clips of ``features``."""
         share = features.action.patch_size / features.action.size
         return cls(env.observation_space, env.action_space, env.num_envs, features.num_steps, features.map_shape, share)
 
@@ -75,7 +75,7 @@ class Algorithm:
         samples_ahead: whether the random numbers of a rollout are sampled before the rollout starts.
         counts_rows: whether a step of N environments increases `num_timesteps` by N² instead of N.
         full_information: whether the algorithm learns from the rewards of all actions (see `adafocus_env.full_information`); None: it can
-            learn with and without them.
+            learn either with or without these rewards.
     """
 
     path: str
@@ -183,7 +183,10 @@ def _public_path(path: str) -> str:
 
 
 def learns_as_ppo(config: AlgoConfig) -> bool:
-    """Return whether the algorithm reads the keys ``ppo.*``: it is PPO or a subclass, with observations by reference."""
+    """Return whether the algorithm reads the keys ``ppo.*``.
+
+    PPO and its subclasses read these keys if the policy gets observations by reference.
+    """
     return issubclass(class_of(config.name), PPO) and config.observation == "reference"
 
 
@@ -216,7 +219,7 @@ def check_fits(name: str, where: str, space: spaces.Space) -> None:
 
     Args:
         name: name of the algorithm.
-        where: the setting that requests these actions, for the message.
+        where: the setting that requests these actions; the error message names it.
         space: space of one action.
 
     Raises:
@@ -279,8 +282,9 @@ def new_model(env: VecEnv, features: Features, config: AlgoConfig, network: Netw
     Args:
         env: the environment, with the observation of the config.
         features: features of the environment's clips.
-        config: the algorithm and its settings. In a setting that counts steps, null means one whole clip in every environment.
-        network: network of the policy, if it reads glances by reference.
+        config: the algorithm and its settings. If a setting is a number of steps, null means as many steps as one whole clip in every
+            environment has.
+        network: network of the policy, if the policy reads glances by reference.
         seed: seed of all random numbers.
 
     Raises:
@@ -305,7 +309,7 @@ def rebuild_model(interface: Interface, config: AlgoConfig, network: NetworkConf
 
 
 def _constructor(interface: Interface, config: AlgoConfig, network: NetworkConfig) -> tuple[type[Any], str | type, dict[str, Any]]:
-    """Return the class of the algorithm, its policy, and further arguments."""
+    """Return the class of the algorithm, the policy, and the other arguments of the constructor."""
     kind = class_of(config.name)
     settings = {**_inherited_settings(kind, config.name), **config.settings}
     policy, policy_kwargs = _policy(algorithm_of(kind, config.name), interface, config, network)

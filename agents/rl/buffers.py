@@ -50,7 +50,7 @@ class ClipRolloutBuffer(RolloutBuffer):
         self.clip_length = clip_length
 
     def get(self, batch_size: int | None = None) -> Generator[Any, None, None]:
-        """Yield minibatches of ``batch_size`` steps, a multiple of D, with the clips in random order. None means all steps.
+        """Yield minibatches of ``batch_size`` steps (a multiple of D), with the clips in random order. None means all steps.
 
         Raises:
             InputError: if the batch size is not a multiple of D.

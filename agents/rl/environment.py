@@ -107,7 +107,7 @@ class PIDLagrangian:
     multiplier, arXiv:2007.03964, section 5).
 
     Args:
-        target: the target, as a share of the steps with a patch.
+        target: the target share of steps with a patch.
         rate: increase of the integral for an error of 1, in units of λ.
         integral: the sum of weighted errors so far, which starts at the initial λ.
     """

@@ -32,10 +32,10 @@ class ExpectedPG(PPO):
     """Stable-Baselines3's PPO with the all-action policy gradient in place of the sampled policy gradient.
 
     Rollouts, arguments and logs are those of PPO. Actions must be discrete, and the environment must be made with
-    ``full_information=True``. PPO clips its single term; here, each term of the sum is clipped by its own ratio ρ_a = π(a) / π_old(a):
-    Σ_a π_old(a) min(ρ_a A_a, clip(ρ_a) A_a). A_a is the reward of action a minus the mean reward of all actions; subtracting the mean does
-    not change the expected gradient. With ``normalize_advantage``, A_a is divided by its standard deviation over the states and actions of
-    the minibatch.
+    ``full_information=True``. The objective of PPO has a single term, which is clipped. Here, the objective is a sum over all actions, in
+    which each term is clipped by its own ratio ρ_a = π(a) / π_old(a): Σ_a π_old(a) min(ρ_a A_a, clip(ρ_a) A_a). A_a is the reward of action
+    a minus the mean reward of all actions; subtracting the mean does not change the expected gradient. With ``normalize_advantage``, A_a is
+    divided by its standard deviation over the states and actions of the minibatch.
 
     Minibatches consist of whole clips of ``rollout_buffer_kwargs["clip_length"]`` steps, by default 1 step.
 

@@ -74,7 +74,10 @@ class Imitation(ExpectedPG):
         return loss, {name: value.item() for name, value in measured.items()}
 
     def _cells(self, references: Tensor, log_probs: Tensor) -> Tensor:
-        """Return the distributions to learn (B, A): 1 for the cell nearest to the tracked target; all 0 if the frame does not show it."""
+        """Return the distributions (B, A) that the policy should learn.
+
+        The cell nearest to the tracked target has probability 1. If the frame does not show the target, all entries are 0.
+        """
         features, steps = self._dynamics.features, references[:, :2].long().cpu().numpy()
         cells = torch.from_numpy(Oracle(features).choose(steps)).to(log_probs.device)
         target = torch.zeros_like(log_probs).scatter_(1, cells[:, None], 1.0)

@@ -226,7 +226,10 @@ class _Writer:
 
 
 class _Reader:
-    """A reader that restores values from a state. Objects are updated in place, and tensors that were shared are shared again."""
+    """A reader that restores values from a state.
+
+    Objects are updated in place. A tensor that several objects shared is shared by them again.
+    """
 
     def __init__(self, state: State, device: torch.device) -> None:
         self._saved, self._device = state, device
@@ -241,7 +244,7 @@ class _Reader:
             path: name of the attribute, for error messages.
 
         Raises:
-            MisfitError: if the current value has another class or shape.
+            MisfitError: if the class or shape of the current value differs from that of the stored value.
         """
         if not isinstance(stored, dict):
             return stored
@@ -253,7 +256,7 @@ class _Reader:
             raise MisfitError(f"{path} ({type(current).__name__}) differs: {str(problem).splitlines()[0]}") from problem
 
     def _value(self, current: Any, stored: dict[str, Any], path: str) -> Any:
-        """Return a value that `_Writer` stored as a dictionary."""
+        """Return the value that `_Writer` stored in the form of this dictionary."""
         match stored:
             case {"enum": name}:
                 return type(current)[name]

@@ -61,7 +61,7 @@ class ModelCard:
         classifier: fingerprint of the classifier that the model was trained on.
         interface: interface of the training environment.
         settings: arguments of the constructor, as plain values.
-        network: network of the policy, if it reads glances by reference.
+        network: network of the policy, if the policy reads glances by reference.
         metrics: metrics of the model.
         steps: number of environment steps before the model was saved.
     """
@@ -87,7 +87,7 @@ class ModelCard:
         """Return the card in a folder.
 
         Raises:
-            InputError: if there is no card, it was written by an earlier version, or it does not describe a model.
+            InputError: if there is no card, if the card was written by an earlier version, or if it does not describe a model.
         """
         card, path = read_json(folder, CARD, f"model={folder}"), folder / CARD
         refuse_if(
@@ -103,7 +103,7 @@ class ModelCard:
 
 
 def save_model(model: BaseAlgorithm, folder: Path, card: ModelCard) -> None:
-    """Write the state of a model, without its replay buffer, and its card.
+    """Write the card of a model, and the state of the model without its replay buffer.
 
     Args:
         model: the model to save. Attributes that cannot be stored are omitted.
@@ -140,7 +140,9 @@ def load_trained(folder: Path, device: torch.device | str) -> Policy:
 
 
 def selection_of(folder: Path) -> dict[str, Any]:
-    """Return when the policy in ``folder`` was selected (``steps`` or ``epoch``) and its validation ``metrics``, as its card states them.
+    """Return the entries ``steps``, ``epoch`` and ``metrics`` of the card in ``folder``.
+
+    ``steps`` or ``epoch`` states when the policy was selected, and ``metrics`` are its validation metrics.
 
     Entries that the card does not have are left out.
 
@@ -192,12 +194,12 @@ def save_training_state(model: BaseAlgorithm, folder: Path, progress: Mapping[st
 
     Args:
         model: the model at the start of a rollout, when all episodes of its environment have just begun.
-        folder: folder of the state, and of the file `last.json` that names it.
+        folder: folder for the state, and for the file `last.json`, which names the state.
         progress: plain values of the caller, which `load_training_state` returns.
-        random: the random states to save (see `agents.runs.seeding.random_states`); None: the current ones.
+        random: the random states to save (see `agents.runs.seeding.random_states`); None: the current random states.
 
     Raises:
-        InputError: if the folder cannot be written. The state that was saved before then stays unchanged.
+        InputError: if the folder cannot be written. In this case, the state that was saved before stays unchanged.
     """
     assert model.env is not None
     state = model_state(model)
@@ -254,7 +256,10 @@ def load_training_state(model: BaseAlgorithm, folder: Path) -> dict[str, Any] | 
 
 
 def unsaved_attributes(model: BaseAlgorithm) -> list[str]:
-    """Return, as ``NAME (CLASS)``, the attributes that cannot be saved: neither tensors, plain values nor objects with a state dict."""
+    """Return the attributes that cannot be saved, as texts ``NAME (CLASS)``.
+
+    These attributes are neither tensors, nor plain values, nor objects with a state dict.
+    """
     return model_state(model).unsaved
 
 

@@ -28,7 +28,7 @@ from classifiers.errors import refuse_if
 
 
 def logged_metrics(logged: Mapping[str, Any]) -> dict[str, float]:
-    """Return all finite numbers that an algorithm logged in its last update, by name."""
+    """Return a dictionary from name to value of all finite numbers that an algorithm logged in its last update."""
     values = {key.removeprefix("train/"): value for key, value in sorted(logged.items()) if key.startswith("train/")}
     return {key: float(value) for key, value in values.items() if isinstance(value, int | float | np.number) and np.isfinite(value)}
 
@@ -38,7 +38,7 @@ class AlgorithmSettings:
     """The settings of one algorithm for `agents.rl.trainer.train_policy`. All lengths and periods are in environment steps.
 
     Attributes:
-        algorithm: row of the algorithm in the table, or the nearest row.
+        algorithm: row of the table that `agents.rl.algorithms.algorithm_of` returns for the algorithm.
         make_model: function that takes the environment and the seed, and returns a model that is ready to learn.
         to_policy: function that takes the model, and returns the policy to evaluate and save.
         save: function that takes the policy, the training environment, a folder and entries of the card, and saves the policy.
@@ -87,7 +87,7 @@ def algorithm_settings(
         env: the environment's settings.
         network: network of a new policy.
         ppo: settings of PPO and its subclasses.
-        algo: the algorithm, and the settings that PPO does not have; None: PPO.
+        algo: the algorithm, and its settings in addition to ``ppo``; None: PPO.
         start: a policy to start from (only for PPO); its network replaces ``network``.
 
     Raises:
@@ -210,7 +210,7 @@ def new_ppo(
 
 
 def total_steps(config: PPOConfig, features: Features) -> int:
-    """Return the length of training in environment steps, converted from epochs if it is set in epochs."""
+    """Return the length of training in environment steps, converted from epochs if the length is set in epochs."""
     return config.total_steps if config.epochs is None else config.epochs * features.clips.epoch_size * features.num_steps
 
 

@@ -19,7 +19,7 @@ from classifiers.atomic_files import replacing
 from classifiers.flops import VideoFlops
 
 EXIT = "exit"
-"""Name, in results and tables, of the learned policy with an exit."""
+"""Name of the learned policy with an exit, in results and tables."""
 EVERY = 5  # only every fifth point of the curve has a row in the table
 BESIDE = ("learned", "random", "oracle")
 

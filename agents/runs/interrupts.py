@@ -28,7 +28,7 @@ class StopRequest:
     """
 
     def __init__(self, console: Console | None = None) -> None:
-        """Create a request. If ``console`` is that of a progress display, the message to the user appears above its bars."""
+        """Create a request. If ``console`` is the console of a progress display, the message to the user appears above its bars."""
         self.requested = False
         self._console = console or Console(stderr=True)
         self._previous: dict[signal.Signals, Any] = {}

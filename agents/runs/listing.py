@@ -32,15 +32,15 @@ class Run:
     Attributes:
         run: the folder, relative to the listed folder.
         command: the command that made the run, and its algorithm.
-        data: the data set with its task or folder, and its main metric if it is not top-1.
+        data: the data set with its task or folder, and its main metric if that metric is not top-1.
         seed: the seed of the run.
         state: finished, running or stopped, followed by the last step or epoch.
         broken: the reason why the folder cannot be read; empty if it can be read.
         anytime: top-1 of the learned policy, averaged over steps.
         hits: hit rate of the learned policy, if targets are known.
-        learned: accuracy of the learned policy: top-1, or the main metric of the data set.
-        random: the same accuracy, with random patches.
-        oracle: the same accuracy, with the oracle's patches or, if there is no ground truth, those of the greedy oracle.
+        learned: top-1 of the learned policy, or its accuracy by the main metric of the data set.
+        random: accuracy with random patches, by the same metric as `learned`.
+        oracle: accuracy with the patches of the oracle (of the greedy oracle if there is no ground truth), by the same metric as `learned`.
         gap: the share of the gap between random patches and the oracle that the policy closes; None if the gap is below 10 points.
         gflops: GFLOPs per video with the learned policy; a multiply-add counts as one.
         seconds: seconds of training, summed over all starts of the run.
@@ -109,7 +109,7 @@ def list_runs(root: Path) -> list[Run]:
 
 
 def read(folder: Path, name: str) -> Run:
-    """Return the information on one folder. If the folder is broken, the information consists of the reason."""
+    """Return the information on one folder. If the folder is broken, the information is only the reason why it cannot be read."""
     known: dict[str, Any] = {"run": name}
     try:
         run = RunDir(folder)
@@ -123,7 +123,7 @@ def read(folder: Path, name: str) -> Run:
 
 
 def _asked(config: dict[str, Any]) -> dict[str, Any]:
-    """Return the information from the config. Each command is recognised by a key that the commands after it do not have."""
+    """Return the information from the config. A command is recognised by a key that the commands after it in ``commands`` do not have."""
     commands = {"first": "train_stages", "algo": f"train {config.get('algo', {}).get('name')}", "learning": "train_end_to_end"}
     command = next((name for key, name in commands.items() if key in config), "train_ppo")
     data = config["data"]
@@ -169,7 +169,7 @@ def _natural(name: str) -> list[tuple[int, str]]:
 
 
 LEARNED = {"hits": "hit_rate", "anytime": "top1_anytime", "gflops": "gflops"}
-"""Columns for the learned policy, in addition to its accuracy, and the keys of their values in the result."""
+"""Columns for the learned policy, in addition to its accuracy. Each column is mapped to the key of its value in the result."""
 
 ORDERS: dict[str, Callable[[Run], Any]] = {
     "run": lambda run: _natural(run.run),
@@ -195,7 +195,7 @@ def table(data: str, runs: Iterable[Run]) -> Table:
 
 
 def summary(runs: Iterable[Run]) -> Table | None:
-    """Return a table with a row for every setting for which runs with at least two seeds are finished; None if there are none."""
+    """Return a table with a row for every setting that has finished runs of at least two seeds; None if no setting has them."""
     settings = defaultdict[tuple[str, str], list[Run]](list)
     for run in runs:
         if run.learned is not None:

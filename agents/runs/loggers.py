@@ -43,7 +43,7 @@ class Curves:
     curve is the number of epochs or environment steps of its stage since the start of the run, including earlier joint rounds.
 
     TensorBoard's files have the same content as ``metrics.jsonl``. A resumed run logs the lines after its checkpoint again. So that no line
-    appears twice, the files are rewritten with the first line of every start, and whenever lines were removed.
+    appears twice, the files are rewritten when the first line of a start is logged, and whenever lines were removed.
 
     Args:
         run: The run.

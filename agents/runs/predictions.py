@@ -33,7 +33,7 @@ def save_predictions(features: Features, plays: Mapping[str, PolicyEvaluation], 
 
     Args:
         features: Features of the clips.
-        plays: Evaluations by the name of the policy, including `learned` and `random`.
+        plays: Dictionary from the name of a policy to its evaluation, with at least `learned` and `random`.
         path: The CSV file, replaced atomically.
     """
     classes, learned = np.array(features.classifier.classes), plays[LEARNED]

@@ -93,7 +93,7 @@ class Display:
             description: The work in progress.
             total: Number of units.
             done: Number of units that an earlier start finished.
-            unit: Name of a unit, epoch or step; empty: no name is shown.
+            unit: Name of a unit, such as epoch or step. If it is empty, no name is shown.
             clips: Clips that the networks process per unit, from which the speed in clips per second is computed; 0: no speed is shown.
         """
         self.progress.add_task(description, total=total, completed=done, visible=done < total, speed="", text="")
@@ -133,7 +133,7 @@ class Bar:
         return f"{self._task.description} {self._task.percentage:.0f}% {details}".rstrip()
 
     def interrupt(self) -> None:
-        """Print the last state of the bar if it did not reach its end."""
+        """Print the last state of the bar if the work was not finished."""
         if not self._ended and self._task.completed > self._began:
             self._display.say(self.line())
 

@@ -59,7 +59,7 @@ def report(
         The content of `result.json`, without the times.
 
     Raises:
-        InputError: if the metric is unknown, or if `evaluate` raises it.
+        InputError: if the metric is unknown, or if `evaluate` raises this error.
     """
     lookup("metric", metric, ACCURACIES)
     bar = display.bar("evaluate", len(ORDER))
@@ -102,7 +102,7 @@ def report(
 
 
 def _caption(measures: Mapping[str, Mapping[str, Any]], columns: Mapping[str, object]) -> Iterator[str]:
-    """Yield texts that explain the columns, and a text with the share of the gap between random patches and the oracle that is closed."""
+    """Yield texts that explain the columns, and a text that states how much of the gap from random patches to the oracle is closed."""
     if "hit_rate" in columns:
         yield "first: after the first patch while the target is shown"
         yield f"hits: frames with the target whose patch covers {COVERED:.0%} of it"

@@ -61,8 +61,8 @@ class RunDir:
     def open(cls, path: str | Path, config: Mapping[str, Any], *, force: bool) -> RunDir:
         """Create the directory, or resume the run in it.
 
-        Use the result in a ``with`` statement, or `close` it. Other processes cannot open the directory until it is closed or this process
-        ends.
+        Use the returned `RunDir` in a ``with`` statement, or `close` it. Other processes cannot open the directory until it is closed or
+        this process ends.
 
         Args:
             path: The directory.
@@ -163,7 +163,8 @@ class RunDir:
         """Remove all lines of metrics and timing after the first ``lines`` lines, because the run resumes from an earlier checkpoint.
 
         Raises:
-            InputError: if there are fewer than ``lines`` lines of metrics, although so many existed when the checkpoint was saved.
+            InputError: if there are fewer than ``lines`` lines of metrics. (There were at least ``lines`` lines when the checkpoint was
+                saved.)
         """
         logged = len(_complete_lines(self.path(METRICS)))
         if logged < lines:

@@ -1,4 +1,4 @@
-"""The number of CPU threads that PyTorch uses. For small networks, it is one."""
+"""The number of CPU threads that PyTorch uses. For small networks, PyTorch uses one thread."""
 
 import os
 from collections.abc import Sequence
@@ -9,19 +9,22 @@ from classifiers.classifier import Architecture, Classifier
 from classifiers.flops import classifier_flops
 
 SMALL = 20_000_000
-"""Networks are small if a glance and a patch need fewer multiply-adds. (Demo networks need 1.5 million, the paper's a billion.)"""
+"""Networks are small if a glance and a patch need fewer multiply-adds than this.
+
+The networks of the demo need 1.5 million, and those of the paper need a billion.
+"""
 
 
 def limit_threads(classifier: Classifier | Architecture, classes: Sequence[str], device: torch.device) -> None:
     """Use one thread if the networks are small and run on a CPU, unless the environment variable OMP_NUM_THREADS is set.
 
-    Operations of small networks take microseconds. Several threads spend this time in a busy loop, waiting for each other. On an idle
-    machine, several threads save little time. If two runs share the cores of a machine, several threads multiply the time of both runs.
-    Banks use the idle cores; see `adafocus_env.features.live`.
+    Operations of small networks take microseconds. If PyTorch uses several threads, they spend this time waiting for each other in a busy
+    loop. On an idle machine, more threads save little time. If two runs share the cores of a machine, more threads make both runs several
+    times slower. Banks use the idle cores; see `adafocus_env.features.live`.
 
     Args:
         classifier: The networks that run or are trained.
-        classes: Class names, to build an architecture that is not built yet.
+        classes: Class names, which are needed if ``classifier`` is an architecture.
         device: Device of the networks.
     """
     if device.type != "cpu" or "OMP_NUM_THREADS" in os.environ:
