@@ -38,7 +38,7 @@ SIZES = {False: (4096, 8192, 16384), True: (64, 128)}  # of matrices
 
 @dataclass
 class Card:
-    """The properties of the device that sections need.
+    """The device properties that the sections of the benchmark use.
 
     Attributes:
         settings: The settings of the run.

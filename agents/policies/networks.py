@@ -95,7 +95,7 @@ class PolicyNetwork(nn.Module):
 
     Raises:
         InputError: if ``grid``, ``std``, ``skips`` or ``keep_threshold`` is out of range; if the architecture does not support skipping;
-            or if ``interpolated`` is set for a policy that acts on a grid or skips.
+            or if ``interpolated`` is set although the policy selects cells or can skip.
     """
 
     encoder: Any  # modules of the architecture

@@ -74,7 +74,7 @@ class ClipRolloutBuffer(RolloutBuffer):
 class NormalizedReturnsBuffer(ClipRolloutBuffer):
     """A `ClipRolloutBuffer` with Monte-Carlo returns that are normalised over the rollout, as in the released code.
 
-    The critic learns normalised returns, which cannot be combined with values as in GAE, so ``gae_lambda`` has no effect.
+    ``gae_lambda`` has no effect, because the critic predicts normalised returns, which differ in scale from the rewards that GAE adds.
     """
 
     def compute_returns_and_advantage(self, last_values: Tensor, dones: np.ndarray) -> None:
