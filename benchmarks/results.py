@@ -23,7 +23,7 @@ class Time:
 
     Attributes:
         wall: Wall-clock time, including work on a GPU.
-        cpu: Processor time of all threads of this process. On a shared machine, this time is more reliable than ``wall``.
+        cpu: Processor time of all threads of this process. On a shared machine, ``cpu`` is more reliable than ``wall``.
     """
 
     wall: float

@@ -119,7 +119,7 @@ def solve_skip_and_exit(
         skip: P(skip) (N, D).
         scores_of: Function that takes a patch mask (N, D), and returns the class scores (N, D, K) after every step.
         labels: (N,).
-        keep: Share of decisions with a patch. Without an exit, this share meets the budget.
+        keep: Share of decisions with a patch that meets the budget if there is no exit.
         cost_of: Function that takes a patch mask (N, D), and returns the cost (N, D) of each clip if it ends after each step.
         budget: Mean cost per clip, in the unit of the costs.
 

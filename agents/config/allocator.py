@@ -8,7 +8,7 @@ _LARGEST = (1 << 30, 1 << 25)  # bytes; older versions of glibc accept at most t
 
 
 def keep_freed_memory() -> bool:
-    """Make glibc cache freed blocks up to 1 GiB for later calls of a network.
+    """Make glibc cache freed blocks of up to 1 GiB for later calls of a network.
 
     By default, glibc returns blocks of a few MiB to the system and requests them again, page by page, in every call. Returning and
     requesting blocks takes a third of the time of a forward pass on a CPU. With this setting, the process keeps the memory of its peak and

@@ -51,7 +51,9 @@ Rows = list[tuple[str, str, str, str]]  # key, default, values, meaning
 
 
 def groups_of(schema: type, config_name: str, package: str) -> Iterator[tuple[str, tuple[str, Rows]]]:
-    """Yield the name of every group, its title and its settings. The first group has an empty name and the settings outside of groups.
+    """Yield the name of every group, its title and its settings.
+
+    The first group has an empty name and contains the settings that belong to no group.
 
     Args:
         schema: the class of the settings.

@@ -185,7 +185,7 @@ def _public_path(path: str) -> str:
 def learns_as_ppo(config: AlgoConfig) -> bool:
     """Return whether the algorithm reads the keys ``ppo.*``.
 
-    PPO and its subclasses read these keys if the policy gets observations by reference.
+    PPO and its subclasses read the keys ``ppo.*`` if the policy gets observations by reference.
     """
     return issubclass(class_of(config.name), PPO) and config.observation == "reference"
 

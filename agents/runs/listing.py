@@ -45,7 +45,8 @@ class Run:
         gflops: GFLOPs per video with the learned policy; a multiply-add counts as one.
         seconds: seconds of training, summed over all starts of the run.
         date: date of the last change.
-        setting: the config by dotted keys, without seed and folder. Runs of a sweep that differ only in the seed have the same setting.
+        setting: the values of the config by their dotted keys, without seed and folder. Runs of a sweep that differ only in the seed have
+            the same setting.
     """
 
     run: str
