@@ -8,6 +8,7 @@ The script first runs single stages, then everything that `python -m agents.trai
 from __future__ import annotations
 
 import json
+import os
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -48,6 +49,15 @@ def train(folder: Path, runs: list[dict[str, Any]]) -> list[list[dict[str, float
         if distributed.is_main():
             save_tensors(classifier, folder / f"{number}.safetensors")
     return measured
+
+
+def as_process(rank: int, port: int, folder: Path, run: dict[str, Any]) -> None:
+    """Train as one of two processes; the first writes the metrics."""
+    there = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "TORCHELASTIC_RUN_ID": "x"}
+    os.environ.update({name: str(value) for name, value in {**there, "WORLD_SIZE": 2, "RANK": rank, "LOCAL_RANK": rank}.items()})
+    measured = train(folder, [run])
+    if rank == 0:
+        (folder / "measured.json").write_text(json.dumps(measured))
 
 
 def stopped_after_every_batch(clips, config, folder):

@@ -12,7 +12,7 @@ import pytest
 import torch
 from clip_videos import TRAIN, make_videos
 from conftest import random_classifier
-from distributed_training import train, train_all
+from distributed_training import as_process, train, train_all
 from safetensors.torch import load_file
 from supervised_stages import CONFIG, STAGES
 from tiny_training import make_folder
@@ -75,22 +75,18 @@ def one(tmp_path_factory, root):
     return train(folder, RUNS[:6]), folder
 
 
-def as_process(rank, port, folder, run):
-    """Train as one of two processes; the first writes the metrics."""
-    there = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "TORCHELASTIC_RUN_ID": "x"}
-    os.environ.update({name: str(value) for name, value in {**there, "WORLD_SIZE": 2, "RANK": rank, "LOCAL_RANK": rank}.items()})
-    measured = train(folder, [run])
-    if rank == 0:
-        (folder / "measured.json").write_text(json.dumps(measured))
-
-
 def test_two_forked_processes_do_what_one_does(tmp_path):
-    """This is the fast form of the test, since forked processes have already imported everything."""
+    """This is the fast form of the test: a server imports everything once and is then forked.
+
+    A fork of this process would fail if an earlier test had started PyTorch's threads for backward passes.
+    """
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["distributed_training"])
     folders = [tmp_path / name for name in ("one", "two")]
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    processes = [multiprocessing.get_context("fork").Process(target=as_process, args=(rank, port, folders[1], RUNS[2])) for rank in (0, 1)]
+    processes = [context.Process(target=as_process, args=(rank, port, folders[1], RUNS[2])) for rank in (0, 1)]
     for folder in folders:
         folder.mkdir()
     for process in processes:
