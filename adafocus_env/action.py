@@ -15,7 +15,7 @@ from torch import Tensor
 
 from adafocus_env.action_checks import ActionError as ActionError  # public here
 from adafocus_env.action_checks import check_cells, check_coordinates, check_form
-from classifiers.errors import lookup, refuse_if
+from classifiers.errors import InputError, lookup, refuse_if
 
 
 class Action(Protocol):
@@ -376,8 +376,8 @@ def masks_of(action: Action, last_chance: NDArray[np.bool_]) -> NDArray[np.bool_
     Raises:
         InputError: If actions are continuous.
     """
-    refuse_if(action.num_cells is None, "action_masks: continuous actions have no masks; use action='grid' or action='skip'")
-    assert action.num_cells is not None
+    if action.num_cells is None:
+        raise InputError("action_masks: continuous actions have no masks; use action='grid' or action='skip'")
     masks = np.ones((len(last_chance), action.num_cells), bool)
     masks[last_chance] = action.patch_mask(action.candidates)
     return masks
