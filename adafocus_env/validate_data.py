@@ -19,7 +19,7 @@ from adafocus_env.videos.dataset import DataSet, Video
 from adafocus_env.videos.decoding import Failure, run_in_workers
 from adafocus_env.videos.list_files import Fault
 from adafocus_env.videos.published import PUBLISHED, Usable
-from adafocus_env.videos.readers import DecodeRequest
+from adafocus_env.videos.readers import DecodedClip, DecodeRequest
 from classifiers.atomic_files import write_text
 from classifiers.errors import refuse_if, shortened
 
@@ -196,7 +196,9 @@ def _decoded(
         DecodeRequest(video.path, num_frames, _SMALL, num_frames_stated=video.num_frames, frame_name=video.frame_name)
         for _, video in videos
     ]
-    results = run_in_workers("adafocus_env.videos.readers:decode_clip", requests, num_workers=workers, time_limit=_TIME_LIMIT)
+    results = run_in_workers(
+        "adafocus_env.videos.readers:decode_clip", requests, num_workers=workers, time_limit=_TIME_LIMIT, result=DecodedClip
+    )
     columns = (TextColumn("check"), BarColumn(bar_width=None), MofNCompleteColumn(), TextColumn("videos"))
     with Progress(*columns, TimeRemainingColumn(compact=True, elapsed_when_finished=True), console=console, expand=True) as progress:
         for number, result in progress.track(results, total=len(videos)):

@@ -309,6 +309,7 @@ class ClipStore(ClipSource):
             [request(self.settings, *self._views[slot]) for slot in slots],
             num_workers=self._num_workers,
             time_limit=self._time_limit,
+            result=DecodedClip,
         )
         try:
             for task, result in results:

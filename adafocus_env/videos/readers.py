@@ -21,6 +21,8 @@ from adafocus_env.videos.frame_sampling import ORDERS, segment_indices
 from classifiers.errors import InputError, refuse_if
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png")
+MAX_PIXELS = 2**27  # of one frame, which is four times as many as a frame of an 8K video has
+MAX_BYTES = 2**31 - 1  # of the frames that `FrameReader.get_frames` returns
 
 
 class DecodeError(InputError):
@@ -57,7 +59,7 @@ class FrameReader(Protocol):
             (n, H, W, 3) uint8.
 
         Raises:
-            DecodeError: if a frame cannot be read.
+            DecodeError: if a frame cannot be read, or if the frames are too large; see `check_size`.
         """
 
 
@@ -112,12 +114,28 @@ def resized(height: int, width: int, short_side: int | None) -> tuple[int, int]:
     return max(round(height * scale), short_side), max(round(width * scale), short_side)
 
 
+def check_size(path: Path, height: int, width: int, count: int = 1) -> None:
+    """Check the stated size of frames before memory for them is allocated. (A header of a few bytes can state any size.)
+
+    Raises:
+        DecodeError: if a frame has more than `MAX_PIXELS` pixels, or ``count`` RGB frames have more than `MAX_BYTES` bytes.
+    """
+    refuse_if(
+        height * width > MAX_PIXELS,
+        DecodeError(path, f"its frames must have at most {MAX_PIXELS:,} pixels, got {height:,} × {width:,}; convert it to a smaller size"),
+    )
+    refuse_if(
+        count * height * width * 3 > MAX_BYTES,
+        DecodeError(path, f"{count} frames of {height:,} × {width:,} pixels take more than {MAX_BYTES / 2**30:.0f} GiB; read fewer"),
+    )
+
+
 @contextlib.contextmanager
 def _reading(path: Path, package: str) -> Iterator[None]:
-    """Run the body, and convert the errors of a package to `DecodeError`."""
+    """Run the body, and convert the errors of a package to `DecodeError`, except for the lack of memory."""
     try:
         yield
-    except DecodeError:
+    except (DecodeError, MemoryError):
         raise
     except Exception as problem:
         reason = str(problem).splitlines()[0].rpartition("Error: ")[2]
@@ -139,6 +157,7 @@ class DecordReader:
         with _reading(self._path, "decord"):
             height, width, channels = self._video[0].shape
             self.fps: float | None = float(self._video.get_avg_fps()) or None
+        check_size(path, height, width)
         self.turned = channels != 3
         self.size = self._decoded_size = (int(height), int(width))
 
@@ -148,6 +167,7 @@ class DecordReader:
     def get_frames(self, indices: Sequence[int] | NDArray[np.int64], short_side: int | None = None) -> NDArray[np.uint8]:
         """See `FrameReader.get_frames`."""
         size = resized(*self.size, short_side)
+        check_size(self._path, *size, len(indices))
         try:
             if size != self._decoded_size:
                 self._video, self._decoded_size = self._open(*size), size
@@ -212,6 +232,7 @@ class PyAVReader:
             for number, frame in zip(range(max(numbers) + 1), container.decode(video=0), strict=False):
                 if number in numbers:
                     height, width = resized(frame.height, frame.width, short_side)
+                    check_size(self._path, height, width, len(numbers))
                     image = frame.reformat(width=width, height=height, format="rgb24").to_ndarray()
                     found[number] = np.rot90(image, round(getattr(frame, "rotation", 0) / 90))  # rotate for display
         if missing := [number for number in numbers if number not in found]:
@@ -230,11 +251,16 @@ class PyAVReader:
 
         try:
             container = av.open(str(self._path))
+        except MemoryError:
+            raise
         except Exception as problem:
             raise DecodeError(self._path, "it is truncated or not a video (PyAV cannot open it)") from problem
-        if not container.streams.video:
-            container.close()
-            raise DecodeError(self._path, "it has no video stream")
+        with contextlib.ExitStack() as closing:
+            closing.callback(container.close)
+            refuse_if(not container.streams.video, DecodeError(self._path, "it has no video stream"))
+            if context := container.streams.video[0].codec_context:  # None if there is no decoder
+                check_size(self._path, context.height, context.width)
+            closing.pop_all()
         return container
 
 
@@ -271,6 +297,7 @@ class FolderReader:
     def get_frames(self, indices: Sequence[int] | NDArray[np.int64], short_side: int | None = None) -> NDArray[np.uint8]:
         """See `FrameReader.get_frames`. All requested images must have the same size."""
         files = [self._files[int(i)] for i in indices]
+        check_size(self._path, *resized(*self.size, short_side), len(files))
         images = {file: self._image(file, short_side) for file in dict.fromkeys(files)}
         if others := [file.name for file, image in images.items() if image.shape != images[files[0]].shape]:
             raise DecodeError(self._path, f"its images differ in size: {files[0].name} and {others[0]}")
@@ -285,9 +312,13 @@ class FolderReader:
 
         try:
             with Image.open(file) as image:
+                check_size(self._path, image.height, image.width)
                 height, width = resized(image.height, image.width, short_side)
+                check_size(self._path, height, width)
                 return np.asarray(image.convert("RGB").resize((width, height), Image.Resampling.BILINEAR))
-        except (OSError, ValueError, SyntaxError) as problem:  # PIL raises SyntaxError for some broken PNG files
+        except DecodeError:
+            raise
+        except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as problem:  # SyntaxError: some broken PNG files
             raise DecodeError(self._path, f"its image {file.name} cannot be read ({str(problem).splitlines()[0]})") from problem
 
 
