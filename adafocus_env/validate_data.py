@@ -15,6 +15,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Column, Table
 
 from adafocus_env.dataset_registry import DataSettings, usable_data
+from adafocus_env.terminal import printable
 from adafocus_env.videos.dataset import DataSet, Video
 from adafocus_env.videos.decoding import Failure, run_in_workers
 from adafocus_env.videos.list_files import Fault
@@ -86,7 +87,7 @@ class Report:
             table.add_row(part, str(self.videos[part]), *(str(self.count(part, kind) or "–") for kind in KINDS))
         console.print(table)
         for line in self._lines(out):
-            console.print(line, markup=False, highlight=False, soft_wrap=True)
+            console.print(printable(line), markup=False, highlight=False, soft_wrap=True, emoji=False)
 
     def write(self, path: Path) -> None:
         """Write everything as JSON.
