@@ -121,7 +121,7 @@ class _Worker:
         self._kinds = kinds
         self._output = tempfile.TemporaryFile()  # noqa: SIM115  # lives as long as the worker
         with theirs:
-            self._process = subprocess.Popen(
+            self._process = subprocess.Popen(  # noqa: S603  # this Python, with the code above
                 [sys.executable, "-c", _START.format(descriptor=theirs.fileno(), function=function, memory=memory)],
                 pass_fds=[theirs.fileno()],
                 stdin=subprocess.DEVNULL,
