@@ -85,7 +85,8 @@ def _decord(spec: ClipSpec, requests: list[str], folder: Path | None = None) -> 
         subprocess.Popen([*command, file, *requests[worker::WORKERS]])  # noqa: S603  # this Python, with the code above
         for worker, file in enumerate(files)
     ]
-    if any({process.wait() for process in running}):
+    statuses = [process.wait() for process in running]
+    if any(statuses):
         raise RuntimeError("a process that decodes with decord failed; its message is above")
 
 
