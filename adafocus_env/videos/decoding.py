@@ -154,7 +154,7 @@ class _Worker:
             return self._failed(number, f"its process paused for {PAUSE_LIMIT} s in the middle of its answer and was stopped", "paused")
         except (EOFError, OSError):
             return self._died(number)
-        except Exception as problem:  # whatever the mistake in the answer is, nothing that the worker sends later can be read
+        except Exception as problem:  # after any mistake in an answer, the next bytes cannot be understood
             return self._failed(number, f"its process sent something that is not an answer ({problem!r})", "sent something unexpected")
         return None if number is None else (number, answer)
 

@@ -249,9 +249,10 @@ def load_training_state(model: BaseAlgorithm, folder: Path) -> dict[str, Any] | 
         return None
     try:
         progress: dict[str, Any] = json.loads(pointer.read_text(encoding="utf-8"))
-        path = folder / progress.pop("file")
+        path = folder / (name := progress.pop("file"))
     except (ValueError, KeyError, AttributeError, TypeError) as problem:
         raise InputError(f"{pointer} cannot be read ({problem!r}); {START_OVER}") from problem
+    refuse_if(path.name != name, f"{pointer} must name a file beside it, got {name!r}; {START_OVER}")
     refuse_if(path.suffix != SUFFIX, f"{path} was written by an earlier version, whose training states are not read; {START_OVER}")
     try:
         state = State.read(path)
