@@ -26,7 +26,7 @@ def test_control_characters_become_escapes():
 
 
 def test_no_name_is_markup_or_a_command_to_the_terminal(capsys):
-    console = Console(file=io.StringIO(), force_terminal=True, color_system=None, width=200)
+    console = Console(file=io.StringIO(), width=200)  # on a terminal, rich writes control characters itself
     with Display(console) as display:
         display.say(HOSTILE)
     cells = Table(title=plain(HOSTILE))
@@ -40,4 +40,4 @@ def test_no_name_is_markup_or_a_command_to_the_terminal(capsys):
     assert listed([(HOSTILE, "it is cut")]) == f"  {SHOWN}: it is cut"
     text = console.file.getvalue()
     assert text.count(SHOWN) >= 7 and SHOWN in capsys.readouterr().err
-    assert not {"\x07", "\r", "\u202e", "\udcff"} & set(text) and "\x1b]0" not in text and "\x1b[2J" not in text
+    assert not {"\x1b", "\x07", "\r", "\u202e", "\udcff"} & set(text)

@@ -216,6 +216,7 @@ def with_stated_size(png, height, width):
     png.write_bytes(data)
 
 
+@pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")
 @pytest.mark.parametrize(("height", "width"), [(30_000, 30_000), (10_000, 13_500)])  # PIL refuses only the first
 def test_an_image_that_states_a_huge_size_is_refused_before_it_is_read(tmp_path, height, width):
     folder = write_images(tmp_path / "video", square_frames(1))
