@@ -157,10 +157,18 @@ def _parsed(overrides: Sequence[str], config_loader: Any = None) -> list[Any]:
     from hydra.core.override_parser.overrides_parser import OverridesParser
     from hydra.errors import HydraException
 
-    try:
-        return OverridesParser.create(config_loader).parse_overrides(list(overrides))
-    except HydraException as problem:
-        raise InputError(str(problem)) from problem
+    parser = OverridesParser.create(config_loader)
+    parsed: list[Any] = []
+    for override in overrides:
+        try:
+            parsed += parser.parse_overrides([override])
+        except HydraException as problem:
+            key, reason = override.partition("=")[0], str(problem).splitlines()[0].rstrip(".")
+            raise InputError(
+                f"{override} cannot be parsed ({reason}); put text that contains any of = [ ] {{ }} ( ) , : in two pairs of quotes: "
+                f"{key}='\"a=b\"', or in a list {key}='[\"a=b\"]'"
+            ) from problem
+    return parsed
 
 
 def _split(schema: type, arguments: Sequence[str]) -> tuple[dict[str, str], list[str]]:
