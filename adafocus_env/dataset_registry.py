@@ -35,7 +35,7 @@ class DataSettings:
 
     @property
     def label(self) -> str:
-        """The name of the data set, followed by the task of the demo videos, unless the task is the default.
+        """The name of the data set. If the videos are of a demo task other than the default, the name of the task follows.
 
         Names of runs contain this label.
         """

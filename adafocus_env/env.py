@@ -25,9 +25,9 @@ class AdaFocusEnv(gym.Env[Any, Any]):
 
     ## Description
     Three frozen networks classify a clip of T frames (AdaFocus, ICCV 2021). The *glancer* processes every whole frame at low cost. In
-    every step, the agent observes the glance of one frame and selects one small patch of the frame; the *focuser* processes that patch
-    and a *head* updates the class scores. The reward is the amount by which the patch increases the confidence in the true class. If the
-    head averages the scores of frames (the Something-Something family), the episode has ``video_div`` steps. Each step is one decision: it
+    every step, the agent observes the glance of one frame and selects one small patch of the frame. The *focuser* processes this patch, and
+    a *head* updates the class scores. The reward is the amount by which the patch increases the confidence in the true class. If the head
+    averages the scores of frames (the Something-Something family), the episode has ``video_div`` steps. Each step is one decision, which
     selects the patches in an equal share of the frames.
 
     ## Action Space
@@ -41,8 +41,8 @@ class AdaFocusEnv(gym.Env[Any, Any]):
     bilinearly, as in AdaFocusV2.
 
     `AdaFocusSkip-v1` (``action="skip"``, ``cost_weight=0.05``): `Discrete(grid² + 1)`. The first grid² actions are the cells of the grid.
-    The last action skips the frame: the glancer sees it, the focuser does not. In one case, the masks of ``action_masks()``, for
-    MaskablePPO, exclude the last action: in the last step of an episode that has had no patch.
+    The last action skips the frame: the glancer sees it, the focuser does not. The masks of ``action_masks()``, for MaskablePPO, exclude
+    the last action in only one case: in the last step of an episode that has had no patch.
 
     ``action="continuous_skip"``: `Box(0, 1, (3,), float32)`. An action is a location and a third coordinate. If the third coordinate is at
     least 0.5, the step skips the frame.
@@ -57,8 +57,8 @@ class AdaFocusEnv(gym.Env[Any, Any]):
 
     `zeros` is the default. The bundled classifiers were trained without skipped frames. With the bundled classifiers, `zeros` and `none`
     are equally accurate, `last` is slightly worse, and `zeros` has the highest confidence in 8 of 9 comparisons. The following table has
-    the top-1 accuracies in % on validation clips of three tasks, with patches at the targets. Every entry has three accuracies: with
-    patches in 25 %, 47 % and 67 % of the frames. The frames with a patch are selected at random (20 samples).
+    the top-1 accuracies in % on validation clips of three tasks, with patches at the targets. Every entry has three accuracies, for patches
+    in 25 %, 47 % and 67 % of the frames. The frames with a patch are selected at random (20 samples).
 
     | skipped | `normal` | `hard` | `sparse` |
     |---|---|---|---|
@@ -109,8 +109,8 @@ class AdaFocusEnv(gym.Env[Any, Any]):
 
     ## Episode End
     The episode is *terminated* after the last frame (the last decision), because the number of steps is a part of the task and not a time
-    limit. The final observation shows the last frame again (`reference_looks` then also counts the last patch). Episodes are never
-    truncated.
+    limit. Episodes are never truncated. The final observation shows the last frame again. With `reference_looks`, the number of patches in
+    the final observation includes the last patch.
 
     ## Info
     | key | type | content |
@@ -131,10 +131,11 @@ class AdaFocusEnv(gym.Env[Any, Any]):
     After `reset`, the info has only `clip` and `name`.
 
     `action_rewards` are counterfactual: standard reinforcement learning does not have them. These rewards are meant for algorithms that use
-    them explicitly. Neither observations nor steps depend on `action_rewards`. On a grid, set ``full_information=True``. A is then the
-    number of actions; if actions can skip, the last action skips. The argument requires a bank, because a bank has the focus vectors of all
-    cells. With continuous actions, set ``full_information=K``. The rewards are then for K locations, which are sampled in each step, and,
-    if actions can skip, for one action that skips. `env.unwrapped.action_rewards` has the same numbers.
+    them explicitly. Neither observations nor steps depend on `action_rewards`. On a grid, set ``full_information=True``. The number A of
+    reported rewards is then the number of actions; if actions can skip, the last reward is that of skipping. The argument requires a bank,
+    because a bank has the focus vectors of all cells. With continuous actions, set ``full_information=K``. The A rewards are then those of
+    K locations, which are sampled in each step, and, if actions can skip, of one additional action that skips.
+    `env.unwrapped.action_rewards` has the same numbers.
 
     ## Arguments
     See below. `gymnasium.make` passes arguments on, as in `gymnasium.make("AdaFocus-v1", reward="previous")`. By default, the clips are
@@ -218,7 +219,7 @@ class AdaFocusEnv(gym.Env[Any, Any]):
 
     @property
     def action_rewards(self) -> NDArray[np.float32]:
-        """The rewards (A,) that all actions would have had in the last step; see `AdaFocusVectorEnv.action_rewards`."""
+        """The rewards (A,) that the last step would have had with each action; see `AdaFocusVectorEnv.action_rewards`."""
         return self._one.action_rewards[0]
 
     def action_masks(self) -> NDArray[np.bool_]:

@@ -41,7 +41,7 @@ class Alternatives:
 
     @classmethod
     def of(cls, request: bool | int, action: Action, compared: NDArray[Any]) -> Alternatives:
-        """Return the actions whose rewards ``full_information`` requests. If the request is false, there are no such actions.
+        """Return the actions whose rewards ``full_information`` requests. If ``request`` is false, the result has no actions.
 
         Args:
             request: True for the cells of a grid, or K for continuous actions.
@@ -97,8 +97,8 @@ def check_full_information(action: Action, reward: Reward, *, stored: bool, pref
         prefix: Prefix of the names of settings in error messages; commands use ``env.``.
 
     Raises:
-        InputError: If the actions are cells of a grid and there is no bank (the message states the cost), or if the reward is not
-            elementwise.
+        InputError: If the reward is not elementwise, or if the actions are cells of a grid and there is no bank. In the second case, the
+            message states the cost.
     """
     cells = action.patch_action.num_cells
     refuse_if(
