@@ -65,7 +65,10 @@ class EnvConfig(EnvSettings):
 
 @settings
 class AlgoConfig:
-    """An algorithm of `agents.rl.algorithms`. `algo=dqn` sets the values in configs/algo/dqn.yaml. For PPO, set the keys of ppo instead."""
+    """An algorithm of `agents.rl.algorithms`.
+
+    `algo=dqn` sets the values in configs/algo/dqn.yaml. For PPO, set the keys of the group ``ppo`` instead.
+    """
 
     name: str = setting("ppo", "a name in `agents.rl.algorithms.ALGORITHMS`, or the dotted path of a similar class")
     total_steps: int = setting(100_000, "environment steps in all", ge=1)

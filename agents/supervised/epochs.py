@@ -65,7 +65,7 @@ def train_epochs(
     """Train networks with cross-entropy. Yield the mean loss, the accuracy and the highest learning rate of every epoch.
 
     If ``scores`` returns several outputs, the loss is the weighted sum of their cross-entropies, and the accuracy is that of the first
-    output. The cross-entropy of each output is then also yielded, as ``loss_NAME``.
+    output. The cross-entropy of each output is then also yielded, under the key ``loss_NAME``.
 
     Only the trained networks are in training mode. Random numbers depend only on ``seed`` and the epoch, except for PyTorch's dropout.
     If there are several processes (`adafocus_env.distributed`), each of them processes a share of the clips of every step. Weights and
@@ -83,14 +83,14 @@ def train_epochs(
         frozen: Modules that are used in the forward pass but not trained.
         weights: Maps the names of the R outputs to the weights of their losses; None: there is one output.
         max_grad_norm: The gradient is clipped to this norm, computed over all trained parameters together; None: no clipping.
-        checkpoints: Saves the training within epochs, and after every epoch when the caller requests the next epoch. If there is a
-            checkpoint, training resumes from it and yields the remaining epochs, which are bit-identical to those of an uninterrupted
-            training.
+        checkpoints: Saves the training within epochs. After every epoch, the training is saved when the caller requests the next epoch. If
+            there is a checkpoint, training resumes from it and yields the remaining epochs, which are bit-identical to those of an
+            uninterrupted training.
 
     Raises:
-        InputError: If a setting is unknown or out of range; if the loss or a weight is not finite (the message names the epoch and the
-            clips); if the batches cannot be divided among the processes; or if the checkpoint belongs to another training or cannot be
-            written.
+        InputError: If a setting is unknown or out of range, if the loss or a weight is not finite, or if the batches cannot be divided
+            among the processes. The error is also raised if the checkpoint belongs to another training or cannot be written. For a loss or
+            weight that is not finite, the message names the epoch and the clips.
         Stopped: If the user asked to stop. Everything is saved before.
     """
     training = _Training(trainables, clips, scores, config, seed, device, frozen, weights or {}, max_grad_norm, checkpoints)
