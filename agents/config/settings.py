@@ -247,7 +247,7 @@ class Watch:
     clips: list[int] | None = setting(None, "indices of the test clips to play; null: random clips")
     seed: int = setting(0, "seed of the choice of clips and of random patches", ge=0, lt=SEEDS)
     at_once: int = setting(4, "episodes side by side; the others follow in sequence", ge=1)
-    fps: float = setting(3.0, "speed", unit="frames per second", gt=0, le=50, allow_inf_nan=False)
+    fps: float = setting(3.0, "speed of the moving pictures", unit="frames per second", gt=0, le=50, allow_inf_nan=False)
     side: int = setting(288, "minimum height and width of frames, which are enlarged by an integer factor", unit="pixels", ge=192)
     out: str = setting("", "a file that ends in .gif or .mp4; empty: a window or, without a display, RUN/watch.gif or ID.gif", path=True)
     force: bool = setting(False, "replace the file")

@@ -183,8 +183,8 @@ class SpatialActor(nn.Module):
 
     If frames may be skipped, compute the output for skipping from pooled features.
 
-    The value of an additional patch depends on the number n of patches so far. The output for skipping is therefore a + b · [n >
-    0] + c · ln(1 + n), and a linear layer computes a, b and c. The outputs for the cells or the location do not depend on n.
+    The value of an additional patch depends on the number n of patches so far. The output for skipping is therefore
+    a + b · [n > 0] + c · ln(1 + n), and a linear layer computes a, b and c. The outputs for the cells or the location do not depend on n.
 
     Args:
         architecture: the sizes.
