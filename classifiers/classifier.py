@@ -1,4 +1,4 @@
-"""The classifier, which consists of glancer, focuser, head and preprocessing, and checks that a frozen classifier does not change."""
+"""The classifier, which consists of glancer, focuser, head and preprocessing, and the checks that a frozen classifier does not change."""
 
 import hashlib
 from collections.abc import Mapping, Sequence

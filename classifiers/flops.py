@@ -120,7 +120,7 @@ class VideoFlops:
         return self.head if self.head_skips else 0
 
     def total(self, num_patches: Any = None, num_steps: Any = None) -> Any:
-        """Return the multiply-adds of videos. If an argument is an array or a tensor, so is the result.
+        """Return the multiply-adds of videos. If an argument is an array or a tensor, the result is also an array or a tensor.
 
         Args:
             num_patches: number of steps with a patch; None: all steps.

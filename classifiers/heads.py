@@ -126,8 +126,8 @@ class MaxHead(nn.Module):
 
     A linear layer and a ReLU map the glance and focus vectors of every step to S numbers. The state is the maximum of these numbers over
     the steps so far, and starts with zeros. A second linear layer computes class scores from the state. The published head,
-    `MaxPerStepHead`, has a batch norm before the ReLU and a separate second layer for each step. Here, all steps share the second layer, so
-    that clips may have any number of steps.
+    `MaxPerStepHead`, has a batch norm before the ReLU and a separate second layer for each step. In `MaxHead`, all steps share the second
+    layer, so that clips may have any number of steps.
 
     Args:
         feature_size: Length of the features of one step.
