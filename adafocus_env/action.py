@@ -1,6 +1,7 @@
 """The kinds of action.
 
-An action selects a cell of a grid, or a location in [0, 1]². Each of these two kinds of action also has a variant that can skip the patch.
+An action selects a cell of a grid, or a location in [0, 1]². For actions on a grid and for actions at locations, there is also a variant
+that can skip the patch.
 
 A location selects a patch at whole pixels or, with `InterpolatedAction`, a patch that is interpolated at the exact location.
 """
@@ -29,7 +30,7 @@ class Action(Protocol):
     ``action``.
 
     Attributes:
-        patch_action: The same kind of action without skipping. If every action has a patch, ``patch_action`` is this object itself.
+        patch_action: The same kind of action without skipping. If every action has a patch, ``patch_action`` is the kind of action itself.
             Features are computed for ``patch_action``.
         size: Height and width of the frame in pixels.
         patch_size: P, height and width of a patch in pixels.

@@ -65,7 +65,8 @@ def open_clips(
         sampling: how the frames of training clips are sampled.
         order: the order in which the networks see the frames, a name in `adafocus_env.videos.frame_sampling.ORDERS`.
         seed: seed of resampled clips. Stored clips do not depend on the seed, so that runs with different seeds share them.
-        lazy: whether to decode clips only when they are needed: the first request of a clip decodes the 64 clips stored together with it.
+        lazy: whether to decode clips only when they are needed. The first request of a clip then decodes the 64 clips that are stored
+            together with it.
         num_workers: number of decoding processes.
         progress: function that is called with the number of clips that are ready.
         unreadable: collects the videos that cannot be read, so that the caller can give one warning for several splits.
@@ -141,8 +142,8 @@ def build_features(
             for the same classifier, clips and action. The function then returns this bank.
 
     Raises:
-        InputError: if a setting is unknown or out of range, or if the arguments do not match each other. If they do not match, the
-            message names them and the reason.
+        InputError: if a setting is unknown or out of range, or if the arguments do not match each other. If arguments do not match, the
+            message names these arguments and the reason.
     """
     chosen = validate(EnvSettings, settings)
     lookup("task", task, TASKS)

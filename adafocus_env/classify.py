@@ -87,7 +87,7 @@ def classify_step(
         state: (N, S), state of the head before the step.
         skip: (m, N) bool with m ≤ k. If an entry is true, the head takes no step for this focus vector and clip (``skipped="none"``). If
             ``skip`` is None, the head always takes a step.
-        before: (N, K), softmax scores before the step. If the head takes no step, the result contains these scores.
+        before: (N, K), softmax scores before the step. If the head takes no step, the result contains the scores before the step.
 
     Returns:
         Softmax scores (k, N, K) for all k inputs, and the state (N, S) after the step with the first input.
@@ -109,7 +109,7 @@ def classify_glances(classifier: Classifier, glances: Tensor) -> Tensor:
 def repeat_last(focus_vectors: Tensor, patch_mask: Tensor, num_frames: int) -> Tensor:
     """Fill the skipped frames of ``focus_vectors`` (N, T, F) with the mean focus vector of the last decision that has patches.
 
-    Skipped frames before the first such decision are filled with zeros.
+    Skipped frames before the first decision with patches are filled with zeros.
     """
     focused = patch_mask[:, ::num_frames]
     means = focus_vectors.unflatten(1, (-1, num_frames)).mean(2)

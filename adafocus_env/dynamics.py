@@ -37,7 +37,7 @@ class Episode:
     Attributes:
         clip: Index of the clip.
         baseline: (D, k + K, *action space), actions for each of the D steps. The first k actions are random patches for the reward's
-            baseline. The other K are sampled actions whose rewards the step reports (see `adafocus_env.full_information`).
+            baseline. The last K actions are sampled actions whose rewards the step reports (see `adafocus_env.full_information`).
     """
 
     clip: int
@@ -61,8 +61,8 @@ class Dynamics:
         full_information: Whether to report the rewards of all actions (see `adafocus_env.full_information`). For continuous actions, this
             argument is the number K of sampled locations whose rewards are reported.
         tensors: Whether outcomes hold tensors. If outcomes hold tensors, a step on the cells of a grid copies nothing to the host: values
-            that depend on actions or scores stay on the device. Other values, such as step numbers and ends of episodes, are always on the
-            host.
+            that depend on actions or scores stay on the device. Values that do not depend on actions or scores, such as step numbers and
+            ends of episodes, are always on the host.
 
     Attributes:
         clip: (N,), the current clips.
@@ -72,7 +72,7 @@ class Dynamics:
         num_patches: (N,), number of steps with a patch so far in the episode.
         state: (N, S), state of the head.
         scores: (N, K), softmax scores after the last step; undefined before the first step.
-        focus: (N, F), the focus vectors of the last patches. Skipped steps repeat these vectors if ``skipped="last"``.
+        focus: (N, F), the focus vectors of the last patches. Skipped steps repeat these focus vectors if ``skipped="last"``.
         boxes: (N, 4), the patches of the last step as (top, left, bottom, right) in pixels; zeros before the first step.
 
     Raises:

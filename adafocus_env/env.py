@@ -100,9 +100,9 @@ class AdaFocusEnv(gym.Env[Any, Any]):
     | `log_confidence` | ln p_t − ln of the mean of p_t over uniformly random patches, with p_t of at least 1e-6 |
 
     The penalty ``cost_weight`` · c is subtracted from the reward. The factor c is the number of multiply-adds of the step, divided by the
-    multiply-adds of a step with a patch. Therefore, c is 1 for a step with a patch, and less if the step skips (0.32 with the demo
-    classifier). The random patches for the rewards `random` and `log_confidence` are never skipped, even if the agent's step skips. If the
-    head takes no step (``skipped="none"``), p_t is p_{t−1}, or 1/K before the head's first step.
+    multiply-adds of a step with a patch. The factor c is therefore 1 for a step with a patch, and lower if the step skips (0.32 with the
+    demo classifier). The random patches for the rewards `random` and `log_confidence` are never skipped, even if the agent's step skips. If
+    the head takes no step (``skipped="none"``), p_t is p_{t−1}, or 1/K before the head's first step.
 
     ## Starting State
     An episode starts at the first frame of a uniformly sampled clip. `reset(options={"clip": i})` chooses the clip.
@@ -130,11 +130,11 @@ class AdaFocusEnv(gym.Env[Any, Any]):
 
     After `reset`, the info has only `clip` and `name`.
 
-    `action_rewards` are counterfactual: standard reinforcement learning does not have them. These rewards are meant for algorithms that use
-    them explicitly. Neither observations nor steps depend on `action_rewards`. On a grid, set ``full_information=True``. The number A of
-    reported rewards is then the number of actions; if actions can skip, the last reward is that of skipping. The argument requires a bank,
-    because a bank has the focus vectors of all cells. With continuous actions, set ``full_information=K``. The A rewards are then those of
-    K locations, which are sampled in each step, and, if actions can skip, of one additional action that skips.
+    `action_rewards` are counterfactual rewards, which standard reinforcement learning does not have. They are meant for algorithms that use
+    counterfactual rewards explicitly. Neither observations nor steps depend on `action_rewards`. On a grid, set ``full_information=True``,
+    which requires a bank, because a bank has the focus vectors of all cells. The A rewards on a grid are those of all actions; if actions
+    can skip, the last reward is that of skipping. With continuous actions, set ``full_information=K``. The A rewards of continuous actions
+    are those of K locations, which are sampled in each step, and, if actions can skip, of one additional action that skips.
     `env.unwrapped.action_rewards` has the same numbers.
 
     ## Arguments

@@ -27,8 +27,8 @@ def fill_feature_bank(name: str, data: DataSettings, env: EnvSettings, *, split:
     Args:
         name: name of a bundled classifier, or the folder of a checkpoint.
         data: settings of videos and clips.
-        env: settings of the environment. These settings determine the features (actions, decisions and number format) and the folder of the
-            banks (``bank``).
+        env: settings of the environment. The settings ``env`` determine the features (actions, decisions and number format) and the folder
+            of the banks (``bank``).
         split: train, val, test or all.
         shard: I/N: the work is divided into N shares, and this call does share number I, counted from 0. If torchrun starts several
             processes, they divide this share among themselves.

@@ -24,8 +24,8 @@ from classifiers.errors import refuse_if
 class Alternatives:
     """The actions whose rewards a step reports.
 
-    On a grid, these are all actions. With continuous actions, these are K sampled locations and, if actions can skip, one action that
-    skips.
+    On a grid, a step reports the rewards of all actions. With continuous actions, a step reports the rewards of K sampled locations and, if
+    actions can skip, of one action that skips.
 
     Attributes:
         action: The kind of action.

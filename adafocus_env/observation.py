@@ -56,8 +56,8 @@ class Observation(Protocol):
 class MapSpace(spaces.Box):
     """A `Box` of glance maps.
 
-    Stable-Baselines3's `CnnPolicy` rejects this space because it is not an image. The error message then contains this space's text, which
-    tells the user what to do.
+    Stable-Baselines3's `CnnPolicy` rejects this space because it is not an image. The error message of `CnnPolicy` contains this space's
+    text, which tells the user what to do.
     """
 
     def __str__(self) -> str:

@@ -1,8 +1,8 @@
 """Settings. Each setting is declared once, with its type, range, unit, default and help text.
 
 `EnvSettings` declares the arguments of the environments. Commands accept the same settings as ``env.*`` keys. Other classes with settings
-are declared in the same way. `validate` converts a user's values to a settings object, or raises an error that says which values are
-allowed.
+are declared in the same way as `EnvSettings`. `validate` converts a user's values to a settings object, or raises an error that says which
+values are allowed.
 """
 
 from __future__ import annotations

@@ -45,7 +45,7 @@ class AdaFocusVectorEnv(VectorEnv[Any, Any, Any]):
 
     Args:
         num_envs: N, number of sub-environments.
-        classifier: see `adafocus_env.env.AdaFocusEnv`. Arguments that are not listed here are described there, too.
+        classifier: see `adafocus_env.env.AdaFocusEnv`. `AdaFocusEnv` also describes the arguments that are not listed here.
         clips: see `adafocus_env.env.AdaFocusEnv`.
         autoreset_mode: a `gymnasium.vector.AutoresetMode`, or its name or value. The mode is declared in ``metadata``. With DISABLED,
             ``reset(options={"reset_mask": mask})`` begins new episodes in the rows where the mask is true.
@@ -54,8 +54,9 @@ class AdaFocusVectorEnv(VectorEnv[Any, Any, Any]):
         output: "numpy" or "torch". With "torch", observations (also in ``final_obs``), rewards (float32) and flags are tensors on the
             networks' device. The infos that depend on actions or scores are tensors, too: confidence, previous, baseline, prediction,
             correct, box and action_rewards. A step copies nothing to the host and does not wait for the GPU if, in addition, actions are
-            cells of a grid and all features are in a `MemoryBank`. In this case, an action outside the space is detected on the GPU and
-            ends the process. With "numpy" and with "torch", actions may be tensors. Gymnasium's wrappers require "numpy".
+            cells of a grid and all features are in a `MemoryBank`. If a step does not wait for the GPU, an action outside the space is
+            detected on the GPU and ends the process. With "numpy" and with "torch", actions may be tensors. Gymnasium's wrappers require
+            "numpy".
         settings: settings of `adafocus_env.settings.EnvSettings` by name.
 
     Attributes:
@@ -250,7 +251,7 @@ class AdaFocusVectorEnv(VectorEnv[Any, Any, Any]):
     def _reset_step(self, rows: Indices) -> Step:
         """Reset all rows, and return the result of a step that only resets.
 
-        In the mode NEXT_STEP, such a step follows the end of all episodes.
+        In the mode NEXT_STEP, a step that only resets follows the end of all episodes.
         """
         self._start(rows)
         nothing = self._numbers(np.zeros(self.num_envs, np.float32), np.zeros(self.num_envs, bool))

@@ -11,7 +11,7 @@ from classifiers.errors import InputError, lookup
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Run the command that the first argument names, such as ``train-ppo``. The other arguments are those of the command.
+    """Run the command that the first argument names, such as ``train-ppo``. All arguments after the first are arguments of the command.
 
     Without arguments, list all commands.
 

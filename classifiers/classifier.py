@@ -119,16 +119,17 @@ class Architecture:
 
 
 class Classifier(nn.Module):
-    """The networks f_G, f_L and f_C of AdaFocus (paper, section 3). A new object has random weights (see also
-    `classifiers.backbones.imagenet`).
+    """The networks f_G, f_L and f_C of AdaFocus (paper, section 3).
+
+    A new object has random weights (see also `classifiers.backbones.imagenet`).
 
     Args:
         architecture: The networks.
         classes: Names of the K classes, in the order of the scores.
 
     Attributes:
-        mode_changes: Number of calls of ``train``, ``eval`` and ``freeze`` so far. Each of these calls makes cached copies of the networks
-            invalid.
+        mode_changes: Number of calls of ``train``, ``eval`` and ``freeze`` so far. A call of any of these three methods makes cached copies
+            of the networks invalid.
         clip_format: How clips are made from a video, if known.
 
     Raises:

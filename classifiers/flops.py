@@ -114,8 +114,8 @@ class VideoFlops:
     def no_patch(self) -> int:
         """Additional multiply-adds of a complete video without any patch.
 
-        If the head takes no steps in skipped frames, the head classifies the glances of all steps at the end of such a video, which needs
-        additional multiply-adds.
+        If the head takes no steps in skipped frames, it classifies the glances of all steps at the end of a video without patches. This
+        call needs additional multiply-adds.
         """
         return self.head if self.head_skips else 0
 

@@ -26,7 +26,7 @@ class ClipSpec:
         size: side of the cropped frames in pixels.
         short_side: shorter side of the stored frames in pixels, at least ``size``.
         train: whether clips are for training. Training clips have random frames, crop and flip, which depend only on (seed, name of the
-            video, view). Other clips have middle frames and the centre crop.
+            video, view). Clips that are not for training have the middle frames and the centre crop.
         views: number of clips sampled from each video.
         flip: whether training crops may be mirrored.
         scales: sides of training crops as fractions of ``short_side``.
@@ -109,7 +109,7 @@ def content_key(videos: Sequence[Video], settings: ClipSpec, *, prepared: bool) 
     Args:
         videos: all videos, in order.
         settings: the clip specification.
-        prepared: whether a video's name identifies its content. Otherwise, the size and modification time of its file identify the content.
+        prepared: True if a video's name identifies its content; False if the size and modification time of its file identify the content.
     """
     described: list[list[object]] = []
     for video in videos:

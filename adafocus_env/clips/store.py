@@ -73,7 +73,7 @@ class ClipSource:
         return clips
 
     def leave_out(self, failures: Iterable[tuple[str, str]]) -> None:
-        """Leave out videos that another process could not read. Each failure is a pair (name, reason)."""
+        """Leave out videos that another process could not read. Each failure is a pair (name of the video, reason)."""
 
     def prefetch(self, clips: NDArray[np.int64]) -> None:
         """Decode, or start to decode, the clips that will be requested next, in the given order."""
@@ -139,7 +139,8 @@ class ClipSource:
 class Unreadable(AbstractContextManager["Unreadable"]):
     """A collector of unreadable videos.
 
-    With such a collector, one warning names the unreadable videos of several splits. Without it, every split gives a separate warning.
+    If several splits share a collector, one warning names the unreadable videos of all these splits. Without a shared collector, every
+    split gives a separate warning.
 
         with Unreadable() as unreadable:
             train, test = (open_clips(data, split, num_frames=8, size=96, unreadable=unreadable) for split in ("train", "test"))
@@ -182,8 +183,8 @@ class ClipStore(ClipSource):
     """Stored clips, accessed by index. The clips are ordered by video and then by view.
 
     Frames are stored resized but uncropped, in shards of 64 clips. The shards are in a subfolder of ``folder``. The name of the subfolder
-    is a hash of everything that the stored bytes depend on. When the clips are opened again, they are read from these files, and no video
-    is decoded. A video that cannot be read is left out, listed in `failures` and named in a warning.
+    is a hash of everything that the stored bytes depend on. When the clips are opened again, they are read from the existing files, and no
+    video is decoded. A video that cannot be read is left out, listed in `failures` and named in a warning.
 
     Args:
         videos: the videos to make clips from. With ``prepare``, the names of the videos identify their content, because the files may not

@@ -100,7 +100,7 @@ class DiskBank(Bank):
         return sum(len(self._clips_of(number)) * self.layout.clip_bytes + _DIGEST for number in missing)
 
     def fill(self, part: int = 0, parts: int = 1, progress: Callable[[int], None] | None = None) -> None:
-        """Verify the existing shards and compute the others.
+        """Verify the existing shards and compute the missing shards.
 
         Args:
             part: index of the first shard to process.

@@ -35,9 +35,9 @@ class Features:
 
     `LiveFeatures` computes features on every request; `MemoryBank` and `DiskBank` compute features only once.
 
-    In all methods, ``clips`` and ``steps`` are index arrays. These arrays and ``actions`` (…, *action space) are broadcast to one shape
-    (…). Actions that are cells of a grid may also be a tensor on the networks' device. A step is one decision of the policy. A step covers
-    one frame, or several frames that share the decision.
+    In all methods, ``clips`` and ``steps`` are index arrays. ``clips``, ``steps`` and ``actions`` (…, *action space) are broadcast to one
+    shape (…). Actions that are cells of a grid may also be a tensor on the networks' device. A step is one decision of the policy. A step
+    covers one frame, or several frames that share the decision.
 
     Attributes:
         classifier: the frozen classifier.

@@ -297,7 +297,8 @@ def check_bank(bank: Features, classifier: Classifier, clips: ClipSource, action
     """Check that ``bank`` was made for this classifier, these clips, this patch geometry and this number of decisions, and return it.
 
     Raises:
-        InputError: if the bank does not match one of these. The message names the differences.
+        InputError: if the bank was made for another classifier, other clips, another patch geometry or another number of decisions. The
+            message names the differences.
     """
     if differing := [
         name

@@ -67,8 +67,8 @@ SAMPLING: dict[str, Callable[[int, int, np.random.Generator], NDArray[np.int64]]
 def coarse_to_fine(num_frames: int) -> NDArray[np.int64]:
     """Return the order of frames in AdaFocusV2.
 
-    The order starts with the middle frame, the first frame and the last frame. Each of the other frames is a midpoint between frames that
-    come earlier in the order, first with large steps and then with smaller steps.
+    The order starts with the middle frame, the first frame and the last frame. Each of the remaining frames is a midpoint between frames
+    that come earlier in the order, at smaller and smaller distances.
 
     For T = 16, the order is 7, 0, 15, 3, 11, 1, 5, 9, 13, 2, 4, 6, 8, 10, 12, 14.
 

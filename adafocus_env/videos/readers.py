@@ -128,8 +128,8 @@ class DecordReader:
     """A reader that uses decord, which also resizes frames while decoding.
 
     Attributes:
-        turned: whether the video must be rotated for display, which is the case for many videos from phones. For such videos, decord
-            returns frames with four channels and cannot read frames in batches.
+        turned: whether the video must be rotated for display, which is the case for many videos from phones. For videos that must be
+            rotated, decord returns frames with four channels and cannot read frames in batches.
     """
 
     def __init__(self, path: Path) -> None:

@@ -28,7 +28,7 @@ class WindowRequest:
         stride: seconds from the start of one window to the start of the next; None: the length of a window.
         first: index of the first window to decode, starting at 0. Starting with this window, as many windows are decoded as ``max_frames``
             allows.
-        fps: frame rate in frames per second. This rate is used only if the file or folder states no frame rate.
+        fps: frame rate in frames per second. ``fps`` is used only if the file or folder states no frame rate.
         order: order of the frames in a window, a name in `adafocus_env.videos.frame_sampling.ORDERS`.
         max_frames: maximum number of frames to decode for one request, counted over all windows. For comparison, 256 frames of 256 × 455
             pixels take 90 MB.
@@ -117,7 +117,7 @@ def window_spans(duration: float, window: float | None, stride: float | None) ->
 def frames_in(times: NDArray[np.float64], start: float, end: float, count: int) -> NDArray[np.int64]:
     """Divide a window into ``count`` equal segments, and return the indices (count,) of their middle frames.
 
-    If the frame rate is constant, these are the frames of a test clip (`segment_indices`).
+    If the frame rate is constant, the selected frames are those of a test clip (`segment_indices`).
     """
     first, last = np.searchsorted(times, (start - 1e-6, end - 1e-6))
     if _constant_rate(times) and last > first:

@@ -1,8 +1,8 @@
 """Refuse settings without effect. If a setting that the user typed has no effect, an error that names the setting is raised.
 
-Every settings class may define a method ``without_effect(command, prefix)``. This method yields the settings that have no effect with the
-current values of the other settings, as pairs (names, reason). ``names`` is a string of names, separated by spaces, without the prefix of
-the class. If ``names`` contains the name of a group of settings, it stands for all settings of the group. The reason includes advice.
+Every settings class may define a method ``without_effect(command, prefix)``. `without_effect` yields the settings that have no effect with
+the current values of the other settings, as pairs (names, reason). ``names`` is a string of names, separated by spaces, without the prefix
+of the class. If ``names`` contains the name of a group of settings, it stands for all settings of the group. The reason includes advice.
 ``command`` has the settings of the whole command.
 """
 
@@ -24,7 +24,7 @@ def check_effect(command: Any, typed: Mapping[str, str], more: Callable[[Any], R
         more: function that takes the settings of the command and yields further pairs of names and reason.
 
     Raises:
-        InputError: if a setting has no effect. The message lists all such settings, with reasons and advice.
+        InputError: if a setting has no effect. The message lists all settings that have no effect, with reasons and advice.
     """
     found = [f"{argument} has no effect: {reason}" for key, argument in typed.items() if (reason := _reason(command, key, more))]
     if found:

@@ -67,9 +67,9 @@ def evaluate(
 
     Returns:
         Two dictionaries, whose keys are names of policies. The first dictionary has the metrics of each policy (see
-        `agents.evaluation.metrics.summarize`). The second dictionary has the evaluations of the policies that select patches. It does not
-        contain `glance_only` and `full_frame`, which select no patches. The greedy oracle is omitted unless there is a bank with the focus
-        vectors of all cells.
+        `agents.evaluation.metrics.summarize`). The second dictionary has the evaluations of the policies that select patches. The second
+        dictionary does not contain `glance_only` and `full_frame`, which select no patches. The greedy oracle is omitted unless there is a
+        bank with the focus vectors of all cells.
 
     Raises:
         InputError: If the policy does not match the features, or if the scores are not finite.
@@ -101,7 +101,7 @@ def evaluate_policy(
 
     Args:
         features: Features of the clips. If the features are stored in a bank, most of the evaluation's computation is avoided.
-        policy: Any object with `predict`, recurrent or not. Action masks are passed if `predict` accepts them.
+        policy: Any object with `predict`, recurrent or not. Action masks are passed to `predict` if it accepts them.
         observation: A name in `adafocus_env.observation.OBSERVATIONS`. If ``observation`` is None, the policy's attribute ``observation``
             is used, or `reference` if the policy has no such attribute.
         skipped: Input of the head for skipped frames, a name in `adafocus_env.classify.SKIPPED`.

@@ -352,7 +352,7 @@ def _hit_rate(evaluation: PolicyEvaluation) -> tuple[Counts, Counts] | None:
 def _top1_first(evaluation: PolicyEvaluation) -> tuple[Counts, Counts] | None:
     """Return the accuracy after the first decision with a frame that shows the target and has a patch.
 
-    Clips without such a decision are ignored.
+    A clip is ignored if none of its frames shows the target and has a patch.
 
     Returns:
         The numerator (N,) and the denominator (N,) of every clip (see `Metric`), or None if there is no ground truth.

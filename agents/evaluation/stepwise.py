@@ -28,7 +28,7 @@ class Steps:
         actions: (N, D, …).
         corners: (N, D, 2), (top, left) of the patches.
         patch_mask: (N, D) bool, the decisions with a patch.
-        logits: (N, D · f, K), class scores after every frame. After the end of a clip, the last scores are repeated instead of zeros.
+        logits: (N, D · f, K), class scores after every frame. After the end of a clip, the last scores are repeated.
         num_steps: (N,) int64, number of decisions up to the end.
     """
 
@@ -134,7 +134,7 @@ class _Running:
             scores[without, -1] = classify_glances(self._classifier, self._glances[without])
 
     def remove(self, left: Tensor) -> None:
-        """Remove the clips that have exited. ``left`` (n,) bool is true for these clips."""
+        """Remove the clips that have exited, for which ``left`` (n,) bool is true."""
         for name in ("policy_state", "head_state", "num_patches", "scores", "focus_vector", "glances"):
             setattr(self, f"_{name}", getattr(self, f"_{name}")[~left])
 

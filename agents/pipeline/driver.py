@@ -278,7 +278,7 @@ def score_metrics(score: Score | None) -> dict[str, float]:
 def is_at_least(score: Score | None, other: Score | None) -> bool:
     """Return True if ``score`` is at least as good as ``other``.
 
-    Without a validation split, at least one of them is None, and the result is True.
+    Without a validation split, at least one of the two scores is None, and the result is True.
     """
     return score is None or other is None or tuple(score) >= tuple(other)
 

@@ -120,7 +120,7 @@ def check_solvable(config: Evaluate, data: DataSet, policy: Policy | None) -> Po
 def _of_run(config: Evaluate) -> tuple[Evaluate, EnvConfig]:
     """Replace ``run`` by the classifier, the policy and the data of the finished run.
 
-    Return these settings and the settings of the run's environment.
+    Return the changed settings and the settings of the run's environment.
 
     Raises:
         InputError: If the run does not exist, is not finished, or was made with a plugin that the command does not name.

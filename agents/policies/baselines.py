@@ -1,9 +1,9 @@
 """Policies that do not learn, with which trained policies are compared.
 
-`LearnedPolicy` gives a `PolicyNetwork` the same interface as these policies.
+`LearnedPolicy` gives a `PolicyNetwork` the same interface as the policies of this module.
 
 All policies of this module implement Stable-Baselines3's `predict` for the observation `reference`. `agents.evaluation.evaluate` and
-Stable-Baselines3's `evaluate_policy` therefore accept these policies in place of a trained model.
+Stable-Baselines3's `evaluate_policy` therefore accept the policies of this module in place of a trained model.
 """
 
 from collections.abc import Callable, Sequence

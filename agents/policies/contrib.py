@@ -32,7 +32,7 @@ class MaskablePatchPolicy(MaskableActorCriticPolicy):
 
     Args:
         args: positional arguments of sb3-contrib's policy.
-        net_arch: layers between the features and the actor or critic. Such layers are allowed only with the published network.
+        net_arch: layers between the features and the actor or critic. ``net_arch`` may have layers only with the published network.
         kwargs: keyword arguments of sb3-contrib's policy.
 
     Raises:

@@ -29,7 +29,7 @@ class ModelOnGlances(nn.Module):
     Attributes:
         grid: G, cells per axis; None: continuous locations.
         skips: Whether the model may skip frames.
-        architecture: The argument ``interface``. It has the attribute ``map_shape``, like the architecture of a `PolicyNetwork`.
+        architecture: The argument ``interface``. The interface has the attribute ``map_shape``, like the architecture of a `PolicyNetwork`.
         interpolated: Always False, which means that patches are cut at whole pixels. The model's card does not record how patches were
             cropped in training.
     """
@@ -72,8 +72,8 @@ class ModelOnGlances(nn.Module):
         """Return the actions of the next decision, as `PolicyNetwork.act_next` does. The state contains all glance maps so far.
 
         Raises:
-            InputError: If the model can skip frames. The actions of some of these models depend on the number of remaining decisions, and a
-                conditional exit changes this number.
+            InputError: If the model can skip frames. The actions of some models that can skip depend on the number of remaining decisions,
+                and a conditional exit changes this number.
         """
         refuse_if(self.skips, "exit must be left out with a model that skips frames; use a policy network, such as algo=ppo trains")
         glances = maps[:, None] if state is None else torch.cat([state, maps[:, None]], dim=1)

@@ -85,7 +85,7 @@ class PolicyNetwork(nn.Module):
     `agents.policies.sb3` has the same modules inside Stable-Baselines3; its `to_network` and `load_network` copy the weights.
 
     A policy that skips has one additional output: on a grid, a logit of skipping; with continuous locations, a third coordinate. The frame
-    is skipped if this coordinate is at least 0.5. This additional output and the value depend on the number of patches so far; see
+    is skipped if this coordinate is at least 0.5. The output for skipping and the value depend on the number of patches so far; see
     `SkippingActor` and `SpatialActor`.
 
     Args:
@@ -172,7 +172,7 @@ class PolicyNetwork(nn.Module):
     def act_next(
         self, maps: Tensor, state: Tensor | None, num_patches: Tensor, keep_threshold: float | None = None
     ) -> tuple[Tensor, Tensor]:
-        """Return the most likely actions of the next decision only. For this decision, `act` returns the same actions.
+        """Return the most likely actions of the next decision only. The actions are the same as those that `act` returns for this decision.
 
         Args:
             maps: glance maps of the decision (N, C, h, w).
@@ -242,7 +242,7 @@ def encode_next(encoder: nn.Module, maps: Tensor, state: Tensor | None) -> tuple
 
     Args:
         encoder: encoder of a policy network. If the encoder has a method ``step``, this function returns ``encoder.step(maps, state)``. If
-            the encoder has no such method, the state consists of the glance maps so far, and all of these maps are encoded again.
+            the encoder has no method ``step``, the state consists of the glance maps so far, and all of these maps are encoded again.
         maps: glance maps of the decision (N, C, h, w).
         state: state after the previous decision, one row per clip; None before the first decision.
 

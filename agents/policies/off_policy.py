@@ -121,7 +121,7 @@ class ReadAtAction(nn.Module):
 def bilinear_weights(locations: Tensor, length: int, patch_share: float) -> Tensor:
     """Return the weights (B, length) with which a map is interpolated along one axis, for patches at ``locations`` (B,) in [0, 1].
 
-    The product of the map and these weights is the value of the map at the centres of the patches. This interpolation is a matrix product
+    The product of the map and these weights is the value of the map at the centres of the patches. The interpolation is a matrix product
     because matrix products are deterministic on every device.
     """
     centres = locations * (1 - patch_share) + patch_share / 2
@@ -130,7 +130,10 @@ def bilinear_weights(locations: Tensor, length: int, patch_share: float) -> Tens
 
 
 class CellScoringPolicy(BasePolicy):
-    """Base class of the value-based policies. ``net_arch`` must be empty, because the score map replaces these layers."""
+    """Base class of the value-based policies.
+
+    ``net_arch`` must be empty, because the score map replaces the layers that ``net_arch`` would add.
+    """
 
     def __init__(self, *args: Any, net_arch: list[int] | None = None, **kwargs: Any) -> None:
         refuse_layers("net_arch", net_arch)
@@ -168,7 +171,7 @@ class SoftArgmaxPolicy(BasePolicy):
 
     Args:
         args: positional arguments of the policy in Stable-Baselines3.
-        net_arch: sizes of layers; ``qf`` contains those of a critic's layers after `ReadAtAction`. ``pi`` must be empty.
+        net_arch: sizes of layers. The entry ``qf`` has the sizes of a critic's layers after `ReadAtAction`. ``pi`` must be empty.
         kwargs: keyword arguments of the policy in Stable-Baselines3.
 
     Raises:

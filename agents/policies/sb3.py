@@ -317,8 +317,8 @@ def to_network(policy: ActorCriticPolicy, *, interpolated: bool = False) -> Poli
 
     Args:
         policy: the policy to copy.
-        interpolated: whether the policy was trained with interpolated patches. This argument is needed because the action space
-            does not contain this information.
+        interpolated: whether the policy was trained with interpolated patches. The action space does not show whether patches are
+            interpolated.
 
     Raises:
         InputError: if the policy skips and does not observe the number of patches so far.

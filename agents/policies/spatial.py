@@ -205,8 +205,8 @@ class SpatialActor(nn.Module):
     def forward(self, states: Tensor) -> Tensor:
         """Return logits (…, G²) or locations before the sigmoid (…, 2) for features (…, F).
 
-        If frames may be skipped, there is one additional output. The input then has the shape (…, F + 1), and its last entry is the number
-        of patches so far.
+        If frames may be skipped, there is one additional output. With skipping, the input has the shape (…, F + 1), and its last entry is
+        the number of patches so far.
         """
         features, num_patches = states[..., : self.scores.inputs], states[..., self.scores.inputs :].sum(-1)  # 0 if not observed
         locations = self._locations(features)

@@ -150,7 +150,7 @@ def _numpy_numbers() -> list[Any]:
 def _tensors(content: Mapping[str, Any], path: Path) -> dict[str, Tensor]:
     """Return a dictionary that maps names such as ``fc.gru.bias_ih_l0`` to the tensors of the file.
 
-    Each name begins with the entry of the file (``fc``). The prefix ``module.``, which parallel training adds, is removed.
+    Each name begins with the entry of the file, such as ``fc``. The prefix ``module.``, which parallel training adds, is removed.
     """
     if isinstance(content.get(WHOLE), Mapping) and not any(part in content for part in PARTS):
         return dict(_named(content[WHOLE], WHOLE, "", path))

@@ -24,8 +24,8 @@ GAP = 4  # pixels between frames and between rows
 def save_contact_sheet(features: Features, played: PolicyEvaluation, path: Path, *, rows: int = ROWS) -> None:
     """Draw one row per clip, with its frames and their patches. The clips are evenly spaced in the list of all clips.
 
-    The suffix of ``path`` determines the format. If targets are known, the hit rate over all clips is shown above the rows. The number of
-    hits in a clip is then shown next to its row.
+    The suffix of ``path`` determines the format. If targets are known, the hit rate over all clips is shown above the rows, and the number
+    of hits in each clip is shown next to its row.
     """
     clips = np.unique(np.linspace(0, len(features.clips) - 1, rows).astype(int))
     counts = count_hits(played)

@@ -40,7 +40,7 @@ class StopRequest:
 
     def __exit__(self, *problem: object) -> None:
         for number, handler in self._previous.items():
-            # The previous handler is None if it was not set from Python. It cannot be restored, so the default handler is used.
+            # A previous handler that was not set from Python is None and cannot be restored, so the default handler is used.
             signal.signal(number, signal.SIG_DFL if handler is None else handler)
         self._previous = {}
 

@@ -33,7 +33,7 @@ def save_predictions(features: Features, plays: Mapping[str, PolicyEvaluation], 
 
     Args:
         features: Features of the clips.
-        plays: Dictionary from the name of a policy to its evaluation. It contains at least the policies `learned` and `random`.
+        plays: Dictionary from the name of a policy to its evaluation, which contains at least the names `learned` and `random`.
         path: The CSV file, replaced atomically.
     """
     classes, learned = np.array(features.classifier.classes), plays[LEARNED]

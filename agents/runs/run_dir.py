@@ -178,7 +178,7 @@ class RunDir:
     def forget(self) -> None:
         """If the run has logged and saved nothing yet, remove its config.
 
-        The next start then accepts any config, so that a mistyped value can be corrected.
+        Without a stored config, the next start accepts any config, so that a mistyped value can be corrected.
         """
         if all(entry.name in (CONFIG, SYSTEM) for entry in self._entries()):
             self.path(CONFIG).unlink(missing_ok=True)

@@ -22,7 +22,10 @@ class Savable(Protocol):
 
     @property
     def identity(self) -> Mapping[str, object]:
-        """Plain values that identify the training. Training can resume from a checkpoint only if these values are the same."""
+        """Plain values that identify the training.
+
+        Training can resume from a checkpoint only if the values in the checkpoint are the same.
+        """
 
     @property
     def name(self) -> str:

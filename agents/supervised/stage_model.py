@@ -198,7 +198,7 @@ class GlobalBatchNorm(TorchFunctionMode):
     mode also applies to custom layers. (`torch.nn.SyncBatchNorm` works only on GPUs.)
 
     Attributes:
-        has_samples: Whether the statistics include the images of this process. If the statistics do not include them, these images are
+        has_samples: Whether the statistics include the images of this process. If ``has_samples`` is False, the images of this process are
             nevertheless normalised.
     """
 

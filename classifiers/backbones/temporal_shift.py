@@ -18,7 +18,8 @@ def shift_channels(features: Tensor, num_frames: int, fraction: float) -> Tensor
     """Move channels between the frames of a clip. Channels never move between clips.
 
     The first ⌊C · fraction⌋ of C channels take the values of the next frame. The following ⌊C · fraction⌋ channels take the values of the
-    previous frame. If a frame has no next or previous frame in the clip, these values are zeros. The other channels stay the same.
+    previous frame. If a frame has no next or previous frame in the clip, the channels that would take its values are zeros. The other
+    channels stay the same.
 
     Args:
         features: (clips · num_frames, C, h, w), clip by clip.
