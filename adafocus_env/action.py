@@ -34,8 +34,8 @@ class Action(Protocol):
             Features are computed for ``patch_action``.
         size: Height and width of the frame in pixels.
         patch_size: P, height and width of a patch in pixels.
-        candidates: Actions that a search for the best action tries. The candidates are all actions, or some actions whose patches cover the
-            frame.
+        candidates: The actions that are tried in a search for the best action. The candidates are all actions, or some actions whose
+            patches cover the frame.
     """
 
     size: int
@@ -94,7 +94,7 @@ def boxes_of(action: Action, actions: NDArray[Any]) -> NDArray[np.int64]:
 
 
 class _PatchAction:
-    """Base class of the kinds of action without skipping: every action has a patch.
+    """Base class of the kinds of action without skipping, in which every action has a patch.
 
     Args:
         size: Height and width of the frame in pixels.
@@ -168,8 +168,8 @@ class GridAction(_PatchAction):
         If the cells are on a GPU, the host does not wait for the result of the check.
 
         Raises:
-            ActionError: In the same cases as `check`, with one exception. For a cell outside the grid on a GPU, a device-side assertion
-                fails later and ends the process.
+            ActionError: In the same cases as `check`. For cells on a GPU, however, a cell outside the grid is detected later, by a
+                device-side assertion that ends the process.
         """
         check_form(cells, count, self.num_cells, whole=not (cells.is_floating_point() or cells.is_complex() or cells.dtype == torch.bool))
         inside = ((cells >= 0) & (cells < self.num_cells)).all()

@@ -51,8 +51,8 @@ class Dynamics:
         features: Glances and focus vectors of the clips.
         num_clips: N, number of parallel clips.
         reward: A name in `adafocus_env.reward.REWARDS`, or a custom reward.
-        baseline: k, the number of random patches that estimate the mean in the reward, or "all" for the exact mean over all cells of a
-            grid.
+        baseline: k, the number of random patches over which the reward's baseline is averaged, or "all" for the exact mean over all cells
+            of a grid.
         action: Kind of action; None: the kind of action of ``features``. The ``patch_action`` of this kind, which is the same kind of
             action without skipping, must be the kind of action of ``features``.
         cost_weight: λ, cost of a step with a patch in units of the reward. The cost of a skipped step is lower, in proportion to its
@@ -353,8 +353,8 @@ class Dynamics:
             clips: (N,), the clips.
 
         Returns:
-            Six arrays: confidence, confidence for the reward, baseline for the reward, prediction, and whether the prediction is correct,
-            each with shape (N,), and the confidence of the alternatives (N, A).
+            The confidence, the confidence for the reward, the baseline for the reward, the prediction, and whether the prediction is
+            correct, each with shape (N,). The last result is the confidence of the alternatives (N, A).
         """
         labels = self._labels[clips]
         on_device = self._on_device(labels)

@@ -133,8 +133,8 @@ class AdaFocusEnv(gym.Env[Any, Any]):
     `action_rewards` are counterfactual rewards, which standard reinforcement learning does not have. They are meant for algorithms that use
     counterfactual rewards explicitly. Neither observations nor steps depend on `action_rewards`. On a grid, set ``full_information=True``,
     which requires a bank, because a bank has the focus vectors of all cells. The A rewards on a grid are those of all actions; if actions
-    can skip, the last reward is that of skipping. With continuous actions, set ``full_information=K``. The A rewards of continuous actions
-    are those of K locations, which are sampled in each step, and, if actions can skip, of one additional action that skips.
+    can skip, the last reward is that of skipping. With continuous actions, set ``full_information=K``; the A rewards are then those of K
+    locations that are sampled in each step. If actions can skip, there is one additional reward, for skipping.
     `env.unwrapped.action_rewards` has the same numbers.
 
     ## Arguments
@@ -152,7 +152,7 @@ class AdaFocusEnv(gym.Env[Any, Any]):
         clips: a split of the demo videos, or a `ClipStore`.
         task: the task of the demo videos, a name in `adafocus_env.demo.videos.TASKS`.
         observation: a name in the table above, or a custom class (see `adafocus_env.observation`).
-        device: "auto", "cpu", "cuda" or "cuda:N". The device applies to a classifier that is given by name or folder.
+        device: "auto", "cpu", "cuda" or "cuda:N". The device is used for a classifier that is given by name or folder.
         render_mode: None or "rgb_array".
         settings: ``action``, ``grid``, ``video_div``, ``reward``, ``baseline``, ``full_information``, ``cost_weight``, ``skipped``,
             ``bank``, ``bank_dtype`` and ``bank_gib``; see `adafocus_env.settings.EnvSettings` for their meanings, defaults and ranges.

@@ -27,7 +27,7 @@ class Outcome:
         previous: (N,) float32, confidence after the previous step; 0 in the first step.
         boxes: (N, 4) int64, the patches as (top, left, bottom, right) in pixels; zeros for a skipped step.
         terminated: (N,) bool.
-        penalty: (N,) float32, cost of the step in units of the reward: λ · c, where c is the multiply-adds of the step divided by the
+        penalty: (N,) float32, cost of the step in units of the reward. The cost is λ times the step's multiply-adds, divided by the
             multiply-adds of a step with a patch.
         multiply_adds: (N,) int64, multiply-adds of the step.
         action_rewards: (N, A) float32, the rewards that all actions would have had in this step, after subtraction of the penalties.

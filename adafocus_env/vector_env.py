@@ -53,7 +53,7 @@ class AdaFocusVectorEnv(VectorEnv[Any, Any, Any]):
             clip is used once per epoch, in random order; each sub-environment takes the next clip when it is reset.
         output: "numpy" or "torch". With "torch", observations (also in ``final_obs``), rewards (float32) and flags are tensors on the
             networks' device. The infos that depend on actions or scores are tensors, too: confidence, previous, baseline, prediction,
-            correct, box and action_rewards. A step copies nothing to the host and does not wait for the GPU if, in addition, actions are
+            correct, box and action_rewards. With "torch", a step copies nothing to the host and does not wait for the GPU if actions are
             cells of a grid and all features are in a `MemoryBank`. If a step does not wait for the GPU, an action outside the space is
             detected on the GPU and ends the process. With "numpy" and with "torch", actions may be tensors. Gymnasium's wrappers require
             "numpy".

@@ -301,9 +301,9 @@ class WeightMonitor:
     """A fast check of whether the weights of a network may have changed.
 
     The check compares the identity, the memory address and PyTorch's version counter of every parameter and buffer, and the identity of
-    every module. The check takes about 0.1 microseconds per tensor. The check does not detect changes that PyTorch does not count: writes
-    through ``tensor.data`` (``weight.data.mul_(2)``) or through a NumPy view, steps of a fused optimizer, and changes of settings that are
-    not tensors, such as the ``eps`` of a batch norm.
+    every module. The check takes about 0.1 microseconds per tensor. The check does not detect changes that PyTorch does not count. Examples
+    are writes through ``tensor.data`` (``weight.data.mul_(2)``) or through a NumPy view, steps of a fused optimizer, and changes of
+    settings that are not tensors, such as the ``eps`` of a batch norm.
 
     Args:
         network: The network.

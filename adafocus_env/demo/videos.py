@@ -50,8 +50,8 @@ def demo(task: DemoTask | str = DEFAULT_TASK, *, val: float = 0.1, num_workers: 
     Args:
         task: a name in `TASKS`, or a `DemoTask`, which describes the appearance of the videos.
         val: share of the training videos that is held out for validation. If this share has fewer videos than the task's ``val_videos``,
-            additional videos with training digits are rendered for validation. The training videos stay the same. If ``val`` is 0, there
-            are no validation videos.
+            additional videos with training digits are rendered for validation. The training videos stay the same. If ``val`` is 0, the
+            data set has no validation videos.
         num_workers: number of rendering processes.
 
     Raises:

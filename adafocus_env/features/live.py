@@ -24,7 +24,7 @@ from classifiers.optimize import optimized
 
 Indices = NDArray[np.int64]
 VIDEO_DIVS = (1, 2, 4)
-# Maximum number of pixels of one focuser call that fills a bank, stated as a number of patches of the paper's size (96²).
+# Maximum number of pixels in one call of the focuser when a bank is filled, as a number of patches of the paper's size (96²).
 # On CPUs, larger calls are slower.
 CALL_PIXELS = {"cpu": 64 * 96**2, "cuda": 1024 * 96**2}
 FRAME_BYTES = 2**29  # size of the cache of frames

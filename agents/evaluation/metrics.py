@@ -209,8 +209,8 @@ def check(scores: Scores, labels: LabelSets) -> None:
     """Check scores and labels.
 
     Raises:
-        InputError: If the scores do not have shape (N, T, K) with N ≥ 1, or are not finite; if the number of label sets is not N; or if a
-            label set is empty or contains a label that is not a class.
+        InputError: If the scores are not finite or do not have the shape (N, T, K) with N ≥ 1, if the number of label sets is not N, or if
+            a label set is empty or contains a label that is not a class.
     """
     if scores.ndim != 3 or 0 in scores.shape:
         raise InputError(f"scores have shape {scores.shape}; give (N, T, K): classes after every step of one clip or more")

@@ -388,8 +388,8 @@ def batch_statistics(module: nn.Module, *, track: bool = False) -> Iterator[None
 def update_running_stats(module: nn.Module, inputs: Tensor) -> None:
     """Update the running statistics of a module's batch norms with a batch. The weights and the training mode stay the same.
 
-    For the first `1 / MOMENTUM` batches, the running statistics are the mean over all batches so far, so that the arbitrary initial values
-    of the running statistics have no effect.
+    For the first `1 / MOMENTUM` batches, the running statistics are the mean over all batches so far. Therefore, their arbitrary initial
+    values have no effect.
 
     Args:
         module: the module with batch norms.
