@@ -60,9 +60,8 @@ class Dynamics:
         skipped: Input of the head in a skipped step, a name in `adafocus_env.classify.SKIPPED`.
         full_information: Whether to report the rewards of all actions (see `adafocus_env.full_information`). For continuous actions, this
             argument is the number K of sampled locations whose rewards are reported.
-        tensors: Whether outcomes hold tensors. If outcomes hold tensors, a step on the cells of a grid copies nothing to the host: values
-            that depend on actions or scores stay on the device. Values that do not depend on actions or scores, such as step numbers and
-            ends of episodes, are always on the host.
+        tensors: Whether outcomes hold tensors. With tensors, a step on the cells of a grid copies nothing to the host: values that depend
+            on actions or scores stay on the device. All other values, such as step numbers and ends of episodes, are always on the host.
 
     Attributes:
         clip: (N,), the current clips.
@@ -348,8 +347,7 @@ class Dynamics:
 
         Args:
             probabilities: (N, K), scores after the step.
-            judged: (k, N, K), the scores that the reward depends on: the scores after the step, those of the baseline, and those of the
-                alternatives.
+            judged: (k, N, K), the scores on which the reward depends, namely of the step, of the baseline, and of the alternatives.
             clips: (N,), the clips.
 
         Returns:

@@ -38,8 +38,7 @@ class PolicyEvaluation:
         scores: (N, D, K), class scores after every step, before the softmax.
         label_sets: All labels of each clip. Accuracy and confidence use the first label.
         macs: Multiply-adds per video, averaged over videos.
-        patch_mask: (N, D) bool, the steps with a patch. If ``actions`` is None, the mask is true for the steps in which the focuser sees
-            the whole frame.
+        patch_mask: (N, D) bool, the steps with a patch. If ``actions`` is None, the focuser sees whole frames in the steps of the mask.
         actions: (N, D, …), the selected patches, undefined in skipped steps; or None if the policy selects no patches.
         action: Kind of ``actions``.
         targets: Boxes (N, T, 4) of the target and its visibility (N, T) in the T frames of the D decisions. None if they are not known.
@@ -100,9 +99,8 @@ class Metric:
 def summarize(evaluation: PolicyEvaluation) -> dict[str, Any]:
     """Return a dictionary with all metrics of a policy.
 
-    For each metric ``NAME`` of `CLIP_METRICS`, the dictionary also contains ``NAME_interval``, the 95 % confidence interval of the metric.
-    The entry ``steps`` contains lists of length D: the metrics after every step, and the hit rate of every step. The hit rate of a step is
-    None if no clip shows a target in this step.
+    For each metric ``NAME`` of `CLIP_METRICS`, the entry ``NAME_interval`` is the 95 % confidence interval of the metric. The entry
+    ``steps`` has lists of length D: the metrics after every step, and the hit rate of every step (None if no clip shows a target in it).
     """
     steps: dict[str, list[Any]] = dict(step_metrics(evaluation.scores, evaluation.label_sets))
     values: dict[str, Any] = {name: accuracy[-1] for name, accuracy in steps.items()}

@@ -72,10 +72,7 @@ class NetworkArchitecture(Protocol):
         ...
 
     def critic(self, skips: bool) -> nn.Module:
-        """Return a new critic, which maps features (…, F) to values (…, 1).
-
-        If frames may be skipped, the features have the shape (…, F + 1).
-        """
+        """Return a new critic, which maps features (…, F) to values (…, 1). With skipping, the features have shape (…, F + 1)."""
         ...
 
 
@@ -84,9 +81,8 @@ class PolicyNetwork(nn.Module):
 
     `agents.policies.sb3` has the same modules inside Stable-Baselines3; its `to_network` and `load_network` copy the weights.
 
-    A policy that skips has one additional output: on a grid, a logit of skipping; with continuous locations, a third coordinate. The frame
-    is skipped if this coordinate is at least 0.5. The output for skipping and the value depend on the number of patches so far; see
-    `SkippingActor` and `SpatialActor`.
+    A policy that skips has an additional output: a logit on a grid, and otherwise a third coordinate, which skips if it is at least 0.5.
+    The output for skipping and the value depend on the number of patches so far; see `SkippingActor` and `SpatialActor`.
 
     Args:
         architecture: the sizes.
@@ -129,8 +125,7 @@ class PolicyNetwork(nn.Module):
     def forward(self, maps: Tensor) -> Tensor:
         """For glance maps (N, D, C, h, w), return cell logits (N, D, G²), or locations (N, D, 2) as (row, column) in [0, 1].
 
-        For a policy that skips, the shape is (N, D, D, …). The third axis is the number of patches so far, and the last entry of the fourth
-        axis is the output for skipping.
+        For a policy that skips, the shape is (N, D, D, …). The third axis is the number of patches so far, and the last output is skipping.
         """
         states = self.encoder(maps)
         output = self.actor.for_all_counts(states) if self.skips else self.actor(states)
@@ -277,8 +272,7 @@ def patch_mask_below(skip: Tensor, threshold: float) -> Tensor:
     thresholds, every decision that has a patch with the lower threshold also has a patch with the higher threshold.
 
     Args:
-        skip: P(skip) with shape (N, D). If P(skip) depends on the number of patches so far, its shape is (N, D, D), and the last axis is
-            this number.
+        skip: P(skip) with shape (N, D), or (N, D, D) if P(skip) depends on the number of patches so far, which is then the last axis.
         threshold: threshold on P(skip).
     """
     if skip.ndim == 2:

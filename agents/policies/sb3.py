@@ -147,10 +147,7 @@ class ClipReferenceExtractor(ReferenceExtractor):
             self._in_rollout = False
 
     def forward(self, references: Tensor) -> Tensor:
-        """Return features (B, F) for references (B, 2).
-
-        For references (B, 3), which include the number of patches so far, return features (B, F + 1).
-        """
+        """Return features (B, F) for references (B, 2). References (B, 3) include the patch count, and give features (B, F + 1)."""
         clip, step = references[:, :2].long().cpu().numpy().T
         clips, inverse = np.unique(clip, return_inverse=True)
         states = self._encoded(clips)
