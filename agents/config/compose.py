@@ -75,7 +75,7 @@ def sweep(schema: type, config_name: str, arguments: Sequence[str], package: str
 def typed_keys(arguments: Sequence[str], schema: type) -> dict[str, str]:
     """Return a dictionary from key to ``key=value`` argument, as `agents.config.effect` expects it.
 
-    If the value of an argument is a dictionary, the result has an entry for each of its keys.
+    If the value of an argument is a dictionary, the result has one entry per key of this dictionary.
 
     Raises:
         InputError: if an argument cannot be parsed.
@@ -172,7 +172,7 @@ def _parsed(overrides: Sequence[str], config_loader: Any = None) -> list[Any]:
 
 
 def _split(schema: type, arguments: Sequence[str]) -> tuple[dict[str, str], list[str]]:
-    """Split the arguments into settings of paths, whose values are used exactly as typed, and overrides, which Hydra parses."""
+    """Split the arguments into values of path settings, which are used exactly as typed, and overrides, which Hydra parses."""
     paths: dict[str, str] = {}
     overrides: list[str] = []
     for argument in arguments:
