@@ -33,7 +33,6 @@ from classifiers.model_zoo import ARCHITECTURES
 SETTINGS = [
     "data=folder", "data.num_frames=4", "data.val=0.25", "device=cpu", "env.num_envs=4", "env.grid=3",
     "ppo.total_steps=128", "ppo.n_steps=8", "ppo.batch_size=16", "ppo.n_epochs=1", "ppo.validate_every=1", "ppo.save_every=2",
-    "ppo.learning_rate_schedule=linear",
     "network.width=4",
     "stages.glancer.epochs=1", "stages.focuser.epochs=1", "stages.random_patches.epochs=2",
 ]  # fmt: skip

@@ -1,7 +1,7 @@
 """Settings of PPO. The files in configs/ppo override the defaults of some settings."""
 
 from collections.abc import Iterator
-from typing import Any, Literal
+from typing import Any
 
 from adafocus_env.settings import setting, settings
 
@@ -21,7 +21,6 @@ class PPOConfig:
     batch_size: int | None = setting(256, "steps per minibatch; null: all steps of an update", ge=2)
     n_epochs: int = setting(4, "passes over the steps of an update", ge=1)
     learning_rate: float = setting(3e-3, "learning rate of Adam", gt=0, allow_inf_nan=False)
-    learning_rate_schedule: Literal["constant", "linear"] = setting("constant", "linear: the learning rate decreases to 0 during training")
     gamma: float = setting(0.0, "discount factor; 0 suits the reward standalone, which does not depend on earlier actions", ge=0, le=1)
     gae_lambda: float = setting(0.95, "λ of generalised advantage estimation", ge=0, le=1)
     clip_range: float = setting(0.2, "clipping of the probability ratio", gt=0, allow_inf_nan=False)

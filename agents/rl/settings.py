@@ -12,7 +12,6 @@ import numpy as np
 from numpy.typing import DTypeLike
 from stable_baselines3 import PPO
 from stable_baselines3.common.base_class import BaseAlgorithm
-from stable_baselines3.common.utils import LinearSchedule
 from stable_baselines3.common.vec_env import VecEnv
 
 from adafocus_env.action import InterpolatedAction
@@ -198,11 +197,9 @@ def new_ppo(
         "ortho_init": config.ortho_init,
         "optimizer_kwargs": {"eps": config.adam_eps, "fused": True},  # unfused Adam takes 10 % of an iteration on a CPU
     }
-    linear = config.learning_rate_schedule == "linear"
     return model_class(
         PatchActorCriticPolicy, env,
-        learning_rate=LinearSchedule(config.learning_rate, 0.0, 1.0) if linear else config.learning_rate,
-        n_steps=n_steps, batch_size=config.batch_size or n_steps * env.num_envs,
+        learning_rate=config.learning_rate, n_steps=n_steps, batch_size=config.batch_size or n_steps * env.num_envs,
         n_epochs=config.n_epochs, gamma=config.gamma, gae_lambda=config.gae_lambda, clip_range=config.clip_range,
         normalize_advantage=config.normalize_advantage, ent_coef=config.ent_coef, vf_coef=config.vf_coef,
         max_grad_norm=math.inf if config.max_grad_norm is None else config.max_grad_norm,
