@@ -3,8 +3,8 @@
     pip install 'adafocus-env[torchrl]'
     python examples/torchrl_ppo.py                      # 60,000 steps on the demo videos
 
-TorchRL resets environments itself, so the vector environment is made with ``autoreset_mode="Disabled"``. A row whose episode has ended
-begins a new episode when TorchRL requests it (with Gymnasium's ``reset_mask``), and the episodes of other rows continue.
+TorchRL resets environments itself, so the vector environment is made with ``autoreset_mode="Disabled"``. When an episode has ended, TorchRL
+resets its row only, with Gymnasium's ``reset_mask``; the episodes of the other rows continue.
 """
 
 from __future__ import annotations
