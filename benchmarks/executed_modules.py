@@ -2,8 +2,8 @@
 
     python -m benchmarks.executed_modules
 
-A module counts if at least one of its functions runs in this process, from opening the video to the metrics of all policies. Modules that
-are only imported do not count. Modules that run only in worker processes, which render and decode, do not count either.
+A module counts if at least one of its functions runs in this process, between the opening of the video and the metrics of all policies.
+Modules that are only imported do not count. Modules that run only in worker processes, which render and decode, do not count either.
 """
 
 import inspect

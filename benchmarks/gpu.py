@@ -1,10 +1,10 @@
-"""Measure the matrix peak of a GPU, and the rates of all workloads on this GPU. This takes about six minutes.
+"""Measure how fast a GPU multiplies matrices (its matrix peak) and how fast it runs all workloads. This takes about six minutes.
 
     python -m benchmarks.gpu            # on one GPU; writes a table with the other results
     python -m benchmarks.gpu --quick    # the same code at tiny sizes, also on a CPU
 
-`python -m pytest -m cuda` tests this benchmark. Networks have random weights and clips have random pixels, so that no files are needed. If
-a section fails, its traceback is shown, the other sections are still measured, and the command exits with status 1.
+`python -m pytest -m cuda` runs the tests of this benchmark. Networks have random weights and clips have random pixels, so the benchmark
+needs no files. If a section fails, its traceback is shown, the other sections are still measured, and the command exits with status 1.
 """
 
 import copy
@@ -55,7 +55,8 @@ class Card:
         return choose_device(self.settings.device)
 
     def sampled(self, act: Act) -> list[Time]:
-        """Return the mean time of a function in every round. It is called repeatedly for the round's share of `SAMPLE`.
+        """Return the mean time of a function in every round. In every round, the function is called so often that all rounds together take
+        about `SAMPLE` seconds.
 
         Three untimed calls come first, because compilation, the choice of algorithms and the recording of CUDA graphs may take three calls.
         """
@@ -115,7 +116,7 @@ def _product(card: Card, section: Section, name: str, size: int, dtype: torch.dt
 
 
 def bank_filling(card: Card) -> Section:
-    """Fill a new bank with the glances of all frames and the focus vectors of all their cells."""
+    """Fill a new bank with the glances of all frames and the focus vectors of all cells of these frames."""
     count, length = (1, 2) if card.settings.quick else (8, LENGTH[False])
     plain = workload.classifier(card.settings)
     clips, cost = workload.RandomClips(count, length, plain.architecture.size), classifier_flops(plain)

@@ -1,4 +1,4 @@
-"""The speed of the main job on the demo videos with a warm cache, compared with the network calls that the job needs."""
+"""Compare the time of the main job on the demo videos, with a warm cache, with the time of the network calls that the job needs."""
 
 import json
 import tempfile
@@ -98,7 +98,7 @@ def _needs(config: TrainPPO) -> dict[str, int]:
 
 
 def _bare(config: TrainPPO, needs: dict[str, int]) -> dict[str, tuple[Act, float]]:
-    """Return functions that run the bare networks, and how often the job needs each of these functions."""
+    """Return functions that run the bare networks, and the number of times that the job needs each of these functions."""
     device = choose_device(config.device)
     network = checkpoint.load("demo", device).freeze()
     with torch.no_grad():
