@@ -4,8 +4,8 @@
     python -m agents.train_ppo data=folder data.root=digits data.flip=false
 
 The script writes ``OUT/train/DIGIT/*.mp4`` and ``OUT/test/DIGIT/*.mp4``. Next to each video, there is a file with the track of its digit.
-The films that ``--test-films`` lists are used only for testing. By default, these are the last quarter of the films. If there is only one
-film, it is split by time, with a gap between the splits. No digit image occurs in both splits.
+The films that ``--test-films`` lists are used only for testing. By default, the last quarter of the films is used for testing. If there is
+only one film, it is split by time, with a gap between the splits. No digit image occurs in both splits.
 """
 
 from __future__ import annotations
@@ -157,8 +157,8 @@ def digits(split: str) -> tuple[Floats, NDArray[np.int64]]:
 
 
 def backgrounds(footage: Sequence[Starts], count: int, style: Style, rng: np.random.Generator) -> Iterator[tuple[Path, Frames]]:
-    """Yield ``count`` backgrounds, the same number from each film: the film and the frames (T, side, side, 3). Each film is decoded
-    once."""
+    """Yield the film and the frames (T, side, side, 3) of ``count`` backgrounds. Every film gives the same number of backgrounds. Each film
+    is decoded once."""
     for each, share in zip(footage, np.array_split(np.arange(count), len(footage)), strict=True):
         starts = np.sort(rng.integers(each.first, each.last + 1, size=len(share))).tolist()
         for window in windows(each.film, starts, style.length, each.step, 2 * style.side):

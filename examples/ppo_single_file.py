@@ -46,7 +46,7 @@ class Settings:
 
 
 class Policy(nn.Module):
-    """A recurrent network. For every step, it computes the logits of the cells and a value from the glance maps up to this step."""
+    """A recurrent network that computes the logits of the cells and a value for every step, from the glance maps up to this step."""
 
     def __init__(self, map_shape: tuple[int, int, int], cells: int, hidden: int = 128) -> None:
         super().__init__()
@@ -66,7 +66,7 @@ class Policy(nn.Module):
 
 @dataclass
 class Rollout:
-    """One clip in each environment, from the first step to the last. All tensors have shape (D, N, …)."""
+    """The rollout of one clip in each environment, from the first step to the last. All tensors have shape (D, N, …)."""
 
     maps: Tensor
     actions: Tensor

@@ -3,8 +3,8 @@
     python examples/real_clips.py clips video1.mp4 video2.avi …
     python -m agents.train_stages data=folder data.root=clips …
 
-The script writes ``OUT/train/VIDEO/*.mp4`` from the first 60 % of each video, and ``OUT/test/VIDEO/*.mp4`` from the last 25 %. Test clips
-therefore neither overlap training clips nor directly follow them. Clips of the same split may overlap.
+The script writes ``OUT/train/VIDEO/*.mp4`` from the first 60 % of each video, and ``OUT/test/VIDEO/*.mp4`` from the last 25 %. Therefore,
+no test clip overlaps or directly follows a training clip. Clips of the same split may overlap.
 """
 
 from __future__ import annotations

@@ -4,7 +4,7 @@
     python examples/torchrl_ppo.py                      # 60,000 steps on the demo videos
 
 TorchRL resets environments itself, so the vector environment is made with ``autoreset_mode="Disabled"``. When an episode has ended, TorchRL
-resets its row only, with Gymnasium's ``reset_mask``; the episodes of the other rows continue.
+resets only the row of this episode (with Gymnasium's ``reset_mask``), and the episodes of the other rows continue.
 """
 
 from __future__ import annotations
