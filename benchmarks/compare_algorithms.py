@@ -116,8 +116,9 @@ def check_runs(config: CompareAlgorithms, root: Path) -> dict[str, list[Train]]:
     """Return a dictionary from each algorithm to the configs of its runs. All configs are checked before the first run is trained.
 
     Raises:
-        InputError: If the id or an algorithm is unknown, or if an algorithm does not support the actions. Also if ``overrides`` sets a key
-            that the command itself sets or that an algorithm does not read, or if a list is empty or has a value twice.
+        InputError: If the id or an algorithm is unknown, or if an algorithm does not support the actions. The same error is raised if
+            ``overrides`` sets a key that the command itself sets or that an algorithm does not read, or if a list is empty or has a value
+            twice.
     """
     groups = {algo: [f"algo={algo}", *overrides_of(config.id), *_steps(config, algo)] for algo in algorithms_of(config)}
     set_here = (*SET_HERE, *([] if config.total_steps is None else STEPS))
@@ -128,7 +129,8 @@ def check_runs(config: CompareAlgorithms, root: Path) -> dict[str, list[Train]]:
 
 
 def algorithms_of(config: CompareAlgorithms) -> list[str]:
-    """Return the algorithms that the config names. If it names none, return all algorithms that support the actions of the id.
+    """Return the algorithms that the config names. If the config names no algorithm, return all algorithms that support the actions of the
+    id.
 
     Raises:
         InputError: For the same reasons as `check_runs`.

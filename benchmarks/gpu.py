@@ -81,7 +81,7 @@ class Card:
 
 
 def measure(settings: Settings) -> Iterator[Section]:
-    """Yield all sections. The first section is the matrix peak, with which the other sections are compared."""
+    """Yield all sections. The first section measures the matrix peak, with which the results of the other sections are compared."""
     card = Card(settings)
     if card.device.type != "cuda" and not settings.quick:
         yield Section("GPU", "Left out: there is no GPU here. --quick runs the same at tiny sizes on the CPU.")
@@ -161,7 +161,7 @@ def ppo(card: Card) -> Section:
 
 
 def inference(card: Card) -> Section:
-    """Run inference with all patches in one batch, and frame by frame as the released code does."""
+    """Measure inference with all patches in one batch, and inference frame by frame as in the released code."""
     patches, batches = ((24, 32), (1, 2)) if card.settings.quick else ((96, 128), (1, 64))
     section = Section("Parallel inference", f"Clips of {LENGTH[card.settings.quick]} frames; step by step is the released scheme.")
     for patch in patches:

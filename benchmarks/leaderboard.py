@@ -128,7 +128,8 @@ def rows_of(measured: Sequence[Mapping[str, float]]) -> Row:
 
 
 def save(path: Path, new: Board) -> Board:
-    """Add rows to the leaderboard in a JSON file, and write the page to the same folder. Existing rows of the same name are replaced."""
+    """Add rows to the leaderboard in a JSON file, and write the page to the same folder. Existing rows with the names of the new rows are
+    replaced."""
     board: Board = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
     board = {task: {**board.get(task, {}), **new.get(task, {})} for task in {**board, **new}}
     write_text(path, to_json(board, indent=1) + "\n")

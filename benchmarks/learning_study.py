@@ -3,9 +3,9 @@
     python -m benchmarks.learning_study                                 all variants on the task normal, seeds 0, 1, 2
     python -m benchmarks.learning_study variants=[ppo,expected_pg] task=hard@v0 seeds=[0]
 
-The study also measures how much more reward a patch on the target has than another patch, in each step. Every run has a separate run
-directory, as with `agents.train`. Finished runs are not repeated, so the same command resumes the study. All runs share the features in
-``RUN/bank``.
+The study also measures, for each step, by how much the reward of a patch on the target is higher than that of other patches. Every run has
+a separate run directory, as with `agents.train`. Finished runs are not repeated, so the same command resumes the study. All runs share the
+features in ``RUN/bank``.
 """
 
 from collections.abc import Iterator

@@ -65,7 +65,8 @@ def _job(config: TrainPPO) -> Time:
 
 
 def _needs(config: TrainPPO) -> dict[str, int]:
-    """Run the job once. Count the glances, the focused cells, the distinct cells that are read, and the minibatches."""
+    """Run the job once. Count how many glances are computed, how many cells are focused, how many distinct cells are read, and how many
+    minibatches are processed."""
     needs = dict.fromkeys(("frames", "cells", "minibatches"), 0)
     reads: list[tuple[MemoryBank, np.ndarray]] = []
 

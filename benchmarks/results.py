@@ -63,7 +63,7 @@ def timed(act: Act) -> Time:
 
 
 def repeated(times: int, act: Act) -> Act:
-    """Return a function that calls ``act`` ``times`` times. Use it if one call of ``act`` is too short to be timed."""
+    """Return a function that calls ``act`` ``times`` times, for the case that one call of ``act`` is too short to be timed."""
 
     def acts() -> None:
         for _ in range(times):
@@ -95,7 +95,7 @@ def ratio(times: Times, what: str, over: str, clock: str = "wall") -> Spread:
 
 @dataclass(frozen=True)
 class Aim:
-    """A limit, with the sign ≤ or ≥."""
+    """An upper limit (sign ≤) or a lower limit (sign ≥)."""
 
     sign: str
     limit: float

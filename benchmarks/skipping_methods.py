@@ -1,6 +1,7 @@
-"""Methods of skipping frames. They are compared with the same budget, the same clips, the same classifier and the same patch locations.
+"""Methods of skipping frames. All methods are compared with the same budget, the same clips, the same classifier and the same patch
+locations.
 
-The first part of the module has the components of the methods: masks without learning, the conditional exit, and functions that solve their
+The first part of the module has the components of the methods: masks without learning, the conditional exit, and functions that compute the
 thresholds for a budget. The components work on arrays of a whole split, which has N clips, D decisions per clip and K classes. The second
 part has the methods.
 """
@@ -37,9 +38,9 @@ class ExitResult:
     """The step after which each of N clips ends, and the class scores after this step.
 
     Attributes:
-        scores: (N, K), class scores at the end.
-        num_patches: (N,), number of decisions with a patch up to the end.
-        num_steps: (N,), number of decisions up to the end, at most D.
+        scores: (N, K), class scores at the end of each clip.
+        num_patches: (N,), number of decisions with a patch up to the end of each clip.
+        num_steps: (N,), number of decisions up to the end of each clip, at most D.
     """
 
     scores: Scores
@@ -69,7 +70,7 @@ def uniform_mask(count: int, steps: int, keep: float, seed: int) -> PatchMask:
 
 
 def random_mask(count: int, steps: int, keep: float, seed: int) -> PatchMask:
-    """Return a patch mask (count, steps) whose patches are in random steps. The number of patches per clip is that of `uniform_mask`."""
+    """Return a patch mask (count, steps) whose patches are in random steps. Each clip has as many patches as with `uniform_mask`."""
     rng = np.random.default_rng(seed)
     number = np.floor(steps * check_keep(keep) + rng.random((count, 1)))
     return rng.random((count, steps)).argsort(1).argsort(1) < number
@@ -116,8 +117,8 @@ def solve_skip_and_exit(
     cost_of: Callable[[PatchMask], NDArray[np.int64]],
     budget: float,
 ) -> tuple[float, Values]:
-    """Return a threshold on P(skip) and thresholds of the exit. Of all combinations that meet the budget, this one has the best accuracy on
-    the validation split.
+    """Return a threshold on P(skip) and thresholds of the exit. Of all combinations that meet the budget, the returned combination has the
+    best accuracy on the validation split.
 
     Args:
         skip: P(skip) (N, D).
@@ -145,7 +146,7 @@ def solve_skip_and_exit(
 
 
 def accuracy_and_confidence(scores: Scores, labels: NDArray[np.int64]) -> tuple[float, float]:
-    """Return, for class scores (N, K), top-1 and the mean softmax score of the true class."""
+    """Return the top-1 accuracy and the mean softmax score of the true class, for class scores (N, K)."""
     confidence = softmax(scores.astype(np.float64), axis=-1)[np.arange(len(labels)), labels]
     return float((scores.argmax(-1) == labels).mean()), float(confidence.mean())
 
@@ -206,7 +207,7 @@ class Problem:
     """The problem that every method solves.
 
     Attributes:
-        val: The validation split, on which thresholds are solved.
+        val: The validation split, on which thresholds are computed.
         test: The clips to classify.
         keep: Share of the frames that may have a patch.
         flops: Multiply-adds of a video.

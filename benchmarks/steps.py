@@ -80,7 +80,7 @@ def _warm(settings: Settings) -> Section:
 
 
 def _apis(settings: Settings) -> Section:
-    """Measure the same step in every API of the environment, with a full bank. This shows the overhead of each API."""
+    """Measure the same step in every API of the environment, with a full bank, to show the overhead of each API."""
     number, repeats = (4, 1) if settings.quick else (64, 20)
     bank = workload.warm_bank(settings, number, STEPS)
     network, clips = bank.classifier, bank.clips
@@ -122,7 +122,7 @@ def _rates(
 
 
 def of_ap_gym(settings: Settings) -> Section:
-    """Measure the rates of ap_gym. The section has no figures if ap_gym cannot be imported."""
+    """Measure the rates of ap_gym. If ap_gym cannot be imported, the section has no results."""
     section = Section(f"Steps per second, ap_gym's {OTHER}")
     try:
         ap_gym: Any = importlib.import_module("ap_gym")

@@ -4,8 +4,8 @@
     python -m benchmarks.task_scores tasks=[track] learners=[ppo]
     python -m benchmarks.task_scores learners=[]                         only rules, references and the scores of the ids
 
-The command writes docs/leaderboard.json. To the same folder, it writes the page of the leaderboard, and contact sheets with the patches of
-the oracle. The command also writes adafocus_env/scores.json, from which normalized scores are computed.
+The command writes docs/leaderboard.json and, to the same folder, the page of the leaderboard and contact sheets with the patches of the
+oracle. The command also writes adafocus_env/scores.json, from which normalized scores are computed.
 """
 
 import json

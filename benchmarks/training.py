@@ -66,8 +66,8 @@ def _stages(settings: Settings) -> Section:
 def _bare_step(network: Classifier, backbone: str, clips: ClipSource) -> Act:
     """Return a function that runs a forward and a backward pass of the networks, on tensors in memory.
 
-    If ``backbone`` is the name of a backbone, the function trains this backbone as stage 0 does. If ``backbone`` is empty, it trains
-    focuser and head.
+    If ``backbone`` is the name of a backbone, the function trains this backbone as stage 0 does. If ``backbone`` is empty, the function
+    trains focuser and head.
     """
     size, count, device = network.architecture, len(clips) * clips.num_frames, network.device
     frames = torch.randn(count, 3, size.size, size.size, device=device)

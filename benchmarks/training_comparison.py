@@ -118,11 +118,12 @@ def main(config: TrainingComparison) -> None:
 
 
 def check_runs(config: TrainingComparison, root: Path) -> dict[str, dict[str, list[Training]]]:
-    """Return the configs of all runs by task and method. All configs are checked before the first run is trained.
+    """Return the configs of all runs, in a dictionary for each task and each method. All configs are checked before the first run is
+    trained.
 
     Raises:
-        InputError: If a method is unknown, if a list is empty or has a value twice, or if the classifier is not trained yet. Also if
-            ``overrides`` or ``of_method`` sets a key that has no effect or that the command itself sets.
+        InputError: If a method is unknown, if a list is empty or has a value twice, or if the classifier is not trained yet. The same error
+            is raised if ``overrides`` or ``of_method`` sets a key that has no effect or that the command itself sets.
     """
     methods = config.methods or [name for name in METHODS if name not in FURTHER]
     check_lists(tasks=config.tasks, methods=methods)

@@ -6,8 +6,8 @@ products and convolutions that PyTorch executes to compute the gradients of inpu
 costs about twice as much as its forward pass. If a network is frozen but a gradient passes through it, its backward pass costs about as
 much as its forward pass. All other networks have no backward pass.
 
-The count includes training, the features that a bank stores, and the measurements on the validation clips. It does not include the final
-evaluation on the test clips. The bilinear crop has no matrix product, so its cost is 0.
+The count includes training, the features that a bank stores, and the measurements on the validation clips. The count does not include the
+final evaluation on the test clips. The bilinear crop has no matrix product, so its cost is 0.
 """
 
 import tempfile

@@ -1,4 +1,5 @@
-"""Workloads of the benchmarks: networks with random weights, demo videos and random clips. Their sizes are those of the paper, or tiny.
+"""Workloads of the benchmarks: networks with random weights, demo videos and random clips. Networks and clips have the sizes of the paper,
+or tiny sizes.
 
 The benchmarks compare their times with those of two references, which are also in this module: the bare networks on tensors in memory, and
 inference as in the released code.
@@ -135,7 +136,7 @@ def executions(settings: Settings, network: Classifier) -> dict[str, Execution]:
 def plain_and_fastest(settings: Settings) -> dict[str, Classifier]:
     """Return the classifier with the plain execution settings, and with the fastest execution settings, which are the last of `executions`.
 
-    The keys are the names of the execution settings.
+    The keys of the returned dictionary are the names of the execution settings.
     """
     plain = classifier(settings)
     name, how = list(executions(settings, plain).items())[-1]
