@@ -45,7 +45,7 @@ def network(outputs: int) -> nn.Module:
 
 
 def actor_and_critic(env: GymWrapper, cells: int) -> tuple[ProbabilisticActor, ValueOperator]:
-    """Return a categorical policy over the cells, and a value function. Both networks see only the current glance."""
+    """Return a categorical policy over the cells, and a value function. The policy and the value function see only the current glance."""
     logits = TensorDictModule(network(cells), in_keys=["observation"], out_keys=["logits"])
     actor = ProbabilisticActor(logits, in_keys=["logits"], spec=env.action_spec, distribution_class=Categorical, return_log_prob=True)
     critic = ValueOperator(network(1), in_keys=["observation"])
