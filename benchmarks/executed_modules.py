@@ -29,7 +29,7 @@ PACKAGES = ("classifiers", "adafocus_env", "agents")
 
 
 def executed_modules(call: Callable[[], object]) -> list[str]:
-    """Return the sorted names of the modules in `PACKAGES` of which ``call`` runs a function, in any thread of this process."""
+    """Return the sorted names of those modules in `PACKAGES` that run a function during ``call``, in any thread of this process."""
     names: set[str] = set()
 
     def profile(frame: FrameType, event: str, argument: Any) -> None:

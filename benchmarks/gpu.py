@@ -172,7 +172,8 @@ def inference(card: Card) -> Section:
 
 
 def compiled_inference(card: Card) -> Section:
-    """Run inference with compiled networks and CUDA graphs. This section is the last, since compilation may take minutes."""
+    """Run inference with compiled networks and CUDA graphs. `compiled_inference` is the last section, because compilation may take
+    minutes."""
     section = Section("Parallel inference, compiled", "Compiled with CUDA graphs, in the low precision, P = 96.")
     if not card.settings.compile or card.settings.quick:
         section.note = "Left out: --no-compile or --quick."

@@ -1,4 +1,4 @@
-"""Functions that all studies share. These functions train runs with several seeds, each run only once, and write tables and plots."""
+"""Functions that all studies share: they train runs with several seeds, each run only once, and write tables and plots."""
 
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace

@@ -118,8 +118,7 @@ def main(config: TrainingComparison) -> None:
 
 
 def check_runs(config: TrainingComparison, root: Path) -> dict[str, dict[str, list[Training]]]:
-    """Return the configs of all runs, in a dictionary for each task and each method. All configs are checked before the first run is
-    trained.
+    """Return the configs of all runs, grouped by task and then by method. All configs are checked before the first run is trained.
 
     Raises:
         InputError: If a method is unknown, if a list is empty or has a value twice, or if the classifier is not trained yet. The same error

@@ -121,7 +121,7 @@ class TrainingCost:
     def _policy_step(self, config: TrainPPO) -> float:
         """Return the cost of one environment step if all features are in the bank.
 
-        This cost is the cost of a rollout and of the update after it, divided by the number of steps of the rollout.
+        The cost of a step is the cost of a rollout and of the update after it, divided by the number of steps of the rollout.
         """
         fill(self.features)
         n_steps = config.ppo.n_steps or self.features.num_steps

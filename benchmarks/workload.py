@@ -327,10 +327,10 @@ def bare_update(policy: PolicyNetwork, maps: Tensor, epochs: int, minibatches: i
 def step_by_step(classifier: Classifier, policy: PolicyNetwork, frames: Tensor) -> tuple[Tensor, Tensor]:
     """Classify videos with a recurrent head as the released code does.
 
-    All glances are computed first. Then policy, focuser and head run frame by frame.
+    All glances are computed first; after them, policy, focuser and head run frame by frame.
 
-    The released code also has loops over the images of a batch. This function leaves these loops out, because the computation does not need
-    them.
+    The released code also has loops over the images of a batch. `step_by_step` leaves these loops out, because the computation does not
+    need them.
 
     Args:
         classifier: A frozen classifier.
