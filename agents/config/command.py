@@ -41,7 +41,7 @@ def run_command(
         config_name: name of the primary YAML file, without ``.yaml``.
         config_package: importable package with the YAML files.
         arguments: the command line; by default, the command line of the process.
-        without_effect: function that takes the settings and yields further settings that have no effect, with the reasons; see
+        without_effect: function that takes the settings and yields those that have no effect in this command, with the reasons; see
             `agents.config.effect`.
     """
     flags = _flags(arguments)

@@ -169,7 +169,7 @@ def targets_of(clips: ClipSource, chosen: Indices | None = None) -> Targets | No
 def classify_actions(
     features: Features, actions: Actions, patch_mask: NDArray[np.bool_], skipped: str = "zeros", clips: Indices | None = None
 ) -> Scores:
-    """Return the class scores (n, D, K) of clips after every step. The focuser runs only in the steps of ``patch_mask``.
+    """Return the class scores (n, D, K) of clips after every step. The focuser runs only in steps in which ``patch_mask`` is true.
 
     Args:
         features: Glances and focus vectors of the clips.
