@@ -1,7 +1,7 @@
 """Readers return the frames of a video by index. A reader reads an encoded file (with decord or PyAV) or a folder of images.
 
 Damaged files can hang or crash the process of a reader. The rest of the package therefore calls readers through
-`adafocus_env.videos.decoding`. This module imports only NumPy at the top, so that worker processes start fast.
+`adafocus_env.videos.decoding`. At the top, this module imports only NumPy, so that worker processes start fast.
 """
 
 import contextlib
@@ -18,18 +18,10 @@ from numpy.typing import NDArray
 
 from adafocus_env.videos.containers import PYAV_SUFFIXES, stated_size
 from adafocus_env.videos.frame_sampling import ORDERS, segment_indices
-from classifiers.errors import InputError, refuse_if
+from adafocus_env.videos.frame_size import DecodeError, check_size, resized
+from classifiers.errors import refuse_if
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png")
-MAX_PIXELS = 2**27  # of one frame, which is four times as many as a frame of an 8K video has
-MAX_BYTES = 2**31 - 1  # of the frames that `FrameReader.get_frames` returns
-
-
-class DecodeError(InputError):
-    """Raised if a video cannot be read. The arguments of the error are the file and the reason. The error message names both."""
-
-    def __str__(self) -> str:
-        return "cannot read the video {}: {}".format(*self.args)
 
 
 class FrameReader(Protocol):
@@ -103,36 +95,9 @@ def _from_first(times: NDArray[np.floating]) -> NDArray[np.float64]:
     return np.sort(times).astype(np.float64) - times.min()
 
 
-def resized(height: int, width: int, short_side: int | None) -> tuple[int, int]:
-    """Return the (height, width) of a frame whose shorter side is resized to ``short_side``.
-
-    The aspect ratio stays the same, except for rounding to whole pixels.
-    """
-    if short_side is None or min(height, width) == short_side:
-        return height, width
-    scale = short_side / min(height, width)
-    return max(round(height * scale), short_side), max(round(width * scale), short_side)
-
-
-def check_size(path: Path, height: int, width: int, count: int = 1) -> None:
-    """Check the stated size of frames before memory for them is allocated. (A header of a few bytes can state any size.)
-
-    Raises:
-        DecodeError: if a frame has more than `MAX_PIXELS` pixels, or ``count`` RGB frames have more than `MAX_BYTES` bytes.
-    """
-    refuse_if(
-        height * width > MAX_PIXELS,
-        DecodeError(path, f"its frames must have at most {MAX_PIXELS:,} pixels, got {height:,} × {width:,}; convert it to a smaller size"),
-    )
-    refuse_if(
-        count * height * width * 3 > MAX_BYTES,
-        DecodeError(path, f"{count} frames of {height:,} × {width:,} pixels take more than {MAX_BYTES / 2**30:.0f} GiB; read fewer"),
-    )
-
-
 @contextlib.contextmanager
 def _reading(path: Path, package: str) -> Iterator[None]:
-    """Run the body, and convert the errors of a package to `DecodeError`, except for the lack of memory."""
+    """Run the body of the ``with`` statement, and convert all errors of a package except `MemoryError` to `DecodeError`."""
     try:
         yield
     except (DecodeError, MemoryError):
@@ -146,8 +111,8 @@ class DecordReader:
     """A reader that uses decord, which also resizes frames while decoding.
 
     Attributes:
-        turned: whether the video must be rotated for display, which is the case for many videos from phones. For such videos, decord
-            returns frames with four channels and cannot read frames in batches.
+        turned: whether the video must be rotated for display, which is the case for many videos from phones. For videos that must be
+            rotated, decord returns frames with four channels and cannot read frames in batches.
     """
 
     def __init__(self, path: Path) -> None:
@@ -270,7 +235,7 @@ class FolderReader:
     Args:
         path: the folder.
         frame_name: pattern of the file names of frames, such as ``image_%05d.jpg``. The first frame has the number 1, and files that do not
-            match are ignored. Empty: all images are frames, sorted by name.
+            match are ignored. If ``frame_name`` is empty, all images are frames, sorted by name.
         num_frames: number of frames that the folder must have; None: any number.
 
     Raises:
@@ -304,7 +269,7 @@ class FolderReader:
         return np.stack([images[file] for file in files])
 
     def times(self) -> NDArray[np.float64] | None:
-        """See `FrameReader.times`. The result is always None, because images have no display times."""
+        """See `FrameReader.times`. For a folder of images, the result is always None, because images have no display times."""
         return None
 
     def _image(self, file: Path, short_side: int | None) -> NDArray[np.uint8]:

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from PIL import Image
 from videos import cut_in_half, square_frames, turn, write_video
 
-from adafocus_env.videos import readers
+from adafocus_env.videos import frame_size, readers
 from adafocus_env.videos.containers import stated_size
 from adafocus_env.videos.readers import DecodeError, DecodeRequest, FolderReader, PyAVReader, decode_clip, open_reader
 from classifiers.errors import InputError
@@ -226,7 +226,7 @@ def test_an_image_that_states_a_huge_size_is_refused_before_it_is_read(tmp_path,
 
 
 def test_a_video_of_huge_frames_is_refused(tmp_path, monkeypatch, only_reader):
-    monkeypatch.setattr(readers, "MAX_PIXELS", 48 * 64 - 1)
+    monkeypatch.setattr(frame_size, "MAX_PIXELS", 48 * 64 - 1)
     for suffix in (".mp4", ".avi"):
         path = write_video(tmp_path / f"a{suffix}", square_frames(4))
         with pytest.raises(DecodeError, match=r"its frames must have at most 3,071 pixels, got 48 × 64; convert it to a smaller size"):
@@ -240,7 +240,7 @@ def test_a_thin_video_cannot_become_huge_by_resizing(tmp_path, only_reader):
 
 
 def test_too_many_bytes_of_frames_are_refused(tmp_path, monkeypatch, only_reader):
-    monkeypatch.setattr(readers, "MAX_BYTES", 3 * 48 * 64 * 3)
+    monkeypatch.setattr(frame_size, "MAX_BYTES", 3 * 48 * 64 * 3)
     for path in (write_video(tmp_path / "a.mp4", square_frames(8)), write_images(tmp_path / "video", square_frames(8))):
         reader = open_reader(path)
         assert reader.get_frames([0, 1, 2]).shape == (3, 48, 64, 3)
