@@ -40,7 +40,7 @@ def setting(default: Any, help: str, *, unit: str = "", path: bool = False, **li
             ``...``, the setting is required.
         help: the meaning, in a sentence.
         unit: unit of the value, if any.
-        path: whether the value is a path, which commands take exactly as typed, including special characters.
+        path: whether the value is a path. Commands use a path exactly as typed, including special characters.
         limits: limits of the value: ``ge``, ``gt``, ``le``, ``lt``, and other arguments of `pydantic.Field`.
     """
     given = {"default_factory": default} if callable(default) else {"default": default}
