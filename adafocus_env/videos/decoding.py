@@ -118,7 +118,7 @@ class _Worker:
         with socket.socket(fileno=os.dup(self.connection.fileno())) as pipe:  # a stopped worker must not block the caller
             for direction in (socket.SO_RCVTIMEO, socket.SO_SNDTIMEO):
                 pipe.setsockopt(socket.SOL_SOCKET, direction, struct.pack("ll", PAUSE_LIMIT, 0))
-        self._kinds = kinds
+        self._kinds, self._memory = kinds, memory
         self._output = tempfile.TemporaryFile()  # noqa: SIM115  # lives as long as the worker
         with theirs:
             self._process = subprocess.Popen(  # noqa: S603  # this Python, with the code above
@@ -172,6 +172,8 @@ class _Worker:
         code, written = self._process.returncode, self._written()
         last_words = f": {written.splitlines()[-1]}" if code and code > 0 and written else ""
         reason = f"the process that worked on it died ({_ending(code)}{last_words})"
+        if "bad_alloc" in written:  # decord ends the process when there is no memory
+            reason = _needs_more_memory(self._memory)
         return self._failed(number, reason, f"could not start: {_ending(code)}")
 
     def _failed(self, number: int | None, reason: str, start_problem: str) -> tuple[int, Failure]:
@@ -183,8 +185,8 @@ class _Worker:
         return number, Failure(reason)
 
     def _written(self) -> str:
-        self._output.seek(0)
-        return self._output.read().decode(errors="replace")[-4000:].strip()
+        self._output.seek(max(0, self._output.seek(0, os.SEEK_END) - 4000))
+        return self._output.read().decode(errors="replace").strip()
 
 
 def _ready(workers: list[_Worker]) -> list[_Worker]:
@@ -198,6 +200,10 @@ def _ending(code: int | None) -> str:
     if code is None:
         return "without an exit code"
     return f"exit code {code}" if code >= 0 else f"signal {_SIGNALS.get(-code, -code)}"
+
+
+def _needs_more_memory(memory: int) -> str:
+    return f"it needs more memory than the limit of {memory / 2**30:g} GiB, which the variable {MEMORY} sets"
 
 
 def serve(descriptor: int, function: str, memory: int) -> None:
@@ -223,7 +229,7 @@ def serve(descriptor: int, function: str, memory: int) -> None:
             try:
                 result = call(task)
             except MemoryError:
-                result = Failure(f"it needs more memory than the limit of {memory / 2**30:g} GiB, which the variable {MEMORY} sets")
+                result = Failure(_needs_more_memory(memory))
             except Exception as problem:  # the message of an InputError, which is a ValueError, is complete
                 described = "".join(traceback.format_exception_only(problem)).strip()
                 result = Failure(str(problem) if isinstance(problem, ValueError) else described)
