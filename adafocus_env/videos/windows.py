@@ -85,7 +85,7 @@ def decode_windows(request: WindowRequest) -> DecodedWindows:
     if times is None or len(times) != len(reader):
         times = np.arange(len(reader)) / (reader.fps or request.fps)
     duration = duration_of(times, 1 / (reader.fps or request.fps))
-    step = request.stride or request.window or duration
+    step = duration if request.window is None else request.stride or request.window
     refuse_if(
         duration > step * MAX_WINDOWS,
         DecodeError(request.path, f"it lasts {duration:g} s, which is more than {MAX_WINDOWS:,} windows at a distance of {step:g} s"),
