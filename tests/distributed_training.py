@@ -8,7 +8,6 @@ The script first runs single stages, then everything that `python -m agents.trai
 from __future__ import annotations
 
 import json
-import os
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -51,12 +50,10 @@ def train(folder: Path, runs: list[dict[str, Any]]) -> list[list[dict[str, float
     return measured
 
 
-def as_process(rank: int, port: int, folder: Path, run: dict[str, Any]) -> None:
-    """Train as one of two processes; the first writes the metrics."""
-    there = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "TORCHELASTIC_RUN_ID": "x"}
-    os.environ.update({name: str(value) for name, value in {**there, "WORLD_SIZE": 2, "RANK": rank, "LOCAL_RANK": rank}.items()})
+def as_process(folder: Path, run: dict[str, Any]) -> None:
+    """Train in the process of a distributed run; the first process writes the metrics."""
     measured = train(folder, [run])
-    if rank == 0:
+    if distributed.is_main():
         (folder / "measured.json").write_text(json.dumps(measured))
 
 

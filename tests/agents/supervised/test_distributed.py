@@ -1,7 +1,5 @@
 import json
-import multiprocessing
 import os
-import socket
 import subprocess
 import sys
 from dataclasses import replace
@@ -17,6 +15,7 @@ from safetensors.torch import load_file
 from supervised_stages import CONFIG, STAGES
 from tiny_training import make_folder
 from torch import nn
+from two_processes import call_in_two
 
 from adafocus_env import distributed, fill_bank
 from adafocus_env.build import choose_device
@@ -25,7 +24,7 @@ from adafocus_env.clips.stream import StreamingClips
 from agents.config.settings import ClassifierConfig, SupervisedConfig, TrainStages
 from agents.pipeline.stages import check_learning
 from agents.runs.run_dir import RunDir
-from agents.supervised.stage_model import Batch, GlobalBatchNorm, load_batch
+from agents.supervised.stage_model import Batch, load_batch
 from classifiers.errors import InputError
 
 TESTS = Path(__file__).parents[2]
@@ -76,25 +75,12 @@ def one(tmp_path_factory, root):
 
 
 def test_two_forked_processes_do_what_one_does(tmp_path):
-    """This is the fast form of the test: a server imports everything once and is then forked.
-
-    A fork of this process would fail if an earlier test had started PyTorch's threads for backward passes.
-    """
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["distributed_training"])
+    """This is the fast form of the test."""
     folders = [tmp_path / name for name in ("one", "two")]
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    processes = [context.Process(target=as_process, args=(rank, port, folders[1], RUNS[2])) for rank in (0, 1)]
     for folder in folders:
         folder.mkdir()
-    for process in processes:
-        process.start()
+    assert call_in_two(as_process, folders[1], RUNS[2]) == [0, 0]
     alone = train(folders[0], [RUNS[2]])
-    for process in processes:
-        process.join()
-        assert process.exitcode == 0
     assert_alike((alone, folders[0]), (json.loads((folders[1] / "measured.json").read_text()), folders[1]), 0)
 
 
@@ -153,7 +139,7 @@ class Activated(nn.BatchNorm2d):
 def test_the_batch_norm_of_several_processes_is_that_of_one_where_there_is_one(make, training):
     torch.manual_seed(0)
     values, results = torch.randn(4, 3, 5, 5) * 3 + 7, []
-    for mode in (None, GlobalBatchNorm()):
+    for mode in (None, distributed.GlobalBatchNorm()):
         norm, inputs = make().train(training), values.clone().requires_grad_()
         if mode is None:
             outputs = norm(inputs)

@@ -1,0 +1,130 @@
+"""Stage 2 in two processes: the same rollouts and updates as in one, resuming, and refused settings."""
+
+import re
+import time
+
+import numpy as np
+import pytest
+import torch
+from conftest import FINE_GRID
+from distributed_policy import CASES, first_update, first_updates, train
+from safetensors.torch import load_file
+from two_processes import call_in_two
+
+from adafocus_env import distributed
+from agents.config.settings import AlgoConfig
+from agents.pipeline.builders import Clips
+from agents.pipeline.training_run import check_clips
+from agents.rl.distributed import check_processes, owned
+from agents.runs.run_dir import RunDir
+from classifiers.errors import InputError
+
+pytestmark = FINE_GRID
+
+
+@pytest.fixture(scope="module")
+def two(tmp_path_factory, clips):
+    """Return the folder with the first updates of two processes."""
+    folder = tmp_path_factory.mktemp("two")
+    assert call_in_two(first_updates, folder) == [0, 0]
+    return folder
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_two_processes_make_the_first_update_of_one(name, two):
+    alone, together = first_update(CASES[name]), load_file(two / f"{list(CASES).index(name)}.safetensors")
+    assert alone.keys() == together.keys()
+    assert all(torch.equal(alone[key], together[key]) for key in ("observations", "actions"))
+    for key, expected in alone.items():
+        tolerance = 1e-5 * float(expected.abs().max()) + 1e-12
+        assert float((together[key] - expected).abs().max()) <= tolerance, key
+    gradients = [float(alone[key].abs().max()) for key in alone if key[0].isdigit()]
+    assert len(gradients) >= 3 and max(gradients) > 1e-4
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory, clips):
+    """Return the folder of a training of two processes that nothing has interrupted."""
+    folder = tmp_path_factory.mktemp("runs") / "whole"
+    assert call_in_two(train, folder) == [0, 0]
+    return folder
+
+
+def test_two_processes_learn_what_one_learns(whole, tmp_path, clips):
+    train(tmp_path / "alone")
+    lines, others = RunDir(tmp_path / "alone").metrics(), RunDir(whole).metrics()
+    assert len(lines) == len(others) == 6
+    for line, other in zip(lines, others, strict=True):
+        assert line == pytest.approx(other, abs=1e-3)
+    policies = [load_file(folder / "checkpoints" / "best" / "policy.safetensors") for folder in (tmp_path / "alone", whole)]
+    assert all(torch.allclose(policies[0][name], policies[1][name], atol=1e-4) for name in policies[0])
+
+
+def test_a_process_that_dies_ends_the_training_and_the_same_command_resumes_it(whole, tmp_path, clips):
+    start = time.monotonic()
+    assert call_in_two(train, tmp_path, 5) == [2, 9]
+    assert time.monotonic() - start < 60, "the other process does not wait"
+    assert re.match(
+        r"another process has ended or does not answer, and this one cannot go on alone \(.*\); see the message of the process that failed "
+        r"first\. The same command resumes$", (tmp_path / "error-0.txt").read_text(),
+    )  # fmt: skip
+    assert len(RunDir(tmp_path).metrics()) == 4
+    assert call_in_two(train, tmp_path) == [0, 0]
+    for name in ("metrics.jsonl", "checkpoints/best/policy.safetensors"):
+        assert (tmp_path / name).read_bytes() == (whole / name).read_bytes()
+
+
+def test_one_process_resumes_what_two_have_begun(whole, tmp_path, clips):
+    assert call_in_two(train, tmp_path, 5) == [2, 9]
+    train(tmp_path)
+    for line, other in zip(RunDir(tmp_path).metrics(), RunDir(whole).metrics(), strict=True):
+        assert line == pytest.approx(other, abs=1e-3)
+
+
+def as_one_of(monkeypatch, processes, rank=0):
+    for name, value in {"TORCHELASTIC_RUN_ID": "x", "WORLD_SIZE": processes, "RANK": rank, "LOCAL_RANK": rank}.items():
+        monkeypatch.setenv(name, str(value))
+
+
+def test_each_clip_has_one_owner(monkeypatch):
+    assert owned(np.arange(4)).all(), "a single process owns all clips"
+    masks = []
+    for rank in range(3):
+        as_one_of(monkeypatch, 3, rank)
+        masks.append(owned(np.arange(100)))
+    assert (np.sum(masks, axis=0) == 1).all()
+
+
+@pytest.mark.parametrize("algo", [AlgoConfig("a2c"), AlgoConfig("dqn"), AlgoConfig("stable_baselines3.A2C"), AlgoConfig("ppo", observation="map")])
+def test_an_algorithm_that_needs_a_single_process(algo, monkeypatch):
+    check_processes(algo, 1)
+    as_one_of(monkeypatch, 2)
+    with pytest.raises(
+        InputError,
+        match=rf"algo={algo.name} with algo.observation={algo.observation} needs a single process, got 2; start it without torchrun, or "
+        "choose one of ppo, expected_pg, imitation with algo.observation=reference$",
+    ):
+        check_processes(algo, 4)
+
+
+def test_more_processes_than_environments(monkeypatch):
+    as_one_of(monkeypatch, 4)
+    check_processes(AlgoConfig("agents.rl.expected_pg.ExpectedPG"), 4)
+    with pytest.raises(InputError, match=r"env.num_envs must be at least the number of processes, 4, got 3; raise it, or start fewer"):
+        check_processes(AlgoConfig(), 3)
+
+
+def test_more_processes_than_clips(clips):
+    given = Clips(None, clips, None, clips)
+    check_clips(given, 12)
+    with pytest.raises(InputError, match="13 processes cannot share 12 training clips; start at most one process per clip"):
+        check_clips(given, 13)
+
+
+def test_processes_with_other_clips(clips, monkeypatch):
+    other = {"train": "11 clips, fingerprint 0123", "test": f"12 clips, fingerprint {clips.fingerprint[:12]}"}
+    monkeypatch.setattr(distributed, "gather_objects", lambda value: [value, other])
+    with pytest.raises(InputError) as refused:
+        check_clips(Clips(None, clips, None, clips), 2)
+    first = "all processes must have the same data; give all machines the same files, with the same modification times:\n  train: '12 clips, "
+    assert str(refused.value).startswith(first) and str(refused.value).endswith("in process 0, '11 clips, fingerprint 0123' in process 1")
