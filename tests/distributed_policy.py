@@ -38,7 +38,9 @@ WITH_NORM = NetworkConfig("published", channels=4, features=8, hidden=8, batch_n
 FULL = {"full_information": True, "baseline": "all"}
 
 
-def case(name: str, network: NetworkConfig = SPATIAL, ppo: dict[str, Any] | None = None, settings: dict[str, Any] | None = None, **env: Any):
+def case(
+    name: str, network: NetworkConfig = SPATIAL, ppo: dict[str, Any] | None = None, settings: dict[str, Any] | None = None, **env: Any
+):
     """Return a training: the algorithm, the network and the settings of PPO and the environment that differ from `QUICK`."""
     return {"algo": AlgoConfig(name, settings=settings or {}), "network": network, "ppo": {**QUICK, **(ppo or {})}, "env": env}
 

@@ -12,10 +12,11 @@ from safetensors.torch import load_file
 from two_processes import call_in_two
 
 from adafocus_env import distributed
+from adafocus_env.vector_env import AdaFocusVectorEnv
 from agents.config.settings import AlgoConfig
 from agents.pipeline.builders import Clips
 from agents.pipeline.training_run import check_clips
-from agents.rl.distributed import check_processes, owned
+from agents.rl.distributed import SharedVectorEnv, check_processes, owned
 from agents.runs.run_dir import RunDir
 from classifiers.errors import InputError
 
@@ -95,7 +96,9 @@ def test_each_clip_has_one_owner(monkeypatch):
     assert (np.sum(masks, axis=0) == 1).all()
 
 
-@pytest.mark.parametrize("algo", [AlgoConfig("a2c"), AlgoConfig("dqn"), AlgoConfig("stable_baselines3.A2C"), AlgoConfig("ppo", observation="map")])
+@pytest.mark.parametrize(
+    "algo", [AlgoConfig("a2c"), AlgoConfig("dqn"), AlgoConfig("stable_baselines3.A2C"), AlgoConfig("ppo", observation="map")]
+)
 def test_an_algorithm_that_needs_a_single_process(algo, monkeypatch):
     check_processes(algo, 1)
     as_one_of(monkeypatch, 2)
@@ -124,7 +127,34 @@ def test_more_processes_than_clips(clips):
 def test_processes_with_other_clips(clips, monkeypatch):
     other = {"train": "11 clips, fingerprint 0123", "test": f"12 clips, fingerprint {clips.fingerprint[:12]}"}
     monkeypatch.setattr(distributed, "gather_objects", lambda value: [value, other])
-    with pytest.raises(InputError) as refused:
+    message = (
+        r"all processes must have the same data; give all machines the same files, with the same modification times:\n"
+        r"  train: '12 clips, fingerprint \w{12}' in process 0, '11 clips, fingerprint 0123' in process 1$"
+    )
+    with pytest.raises(InputError, match=message):
         check_clips(Clips(None, clips, None, clips), 2)
-    first = "all processes must have the same data; give all machines the same files, with the same modification times:\n  train: '12 clips, "
-    assert str(refused.value).startswith(first) and str(refused.value).endswith("in process 0, '11 clips, fingerprint 0123' in process 1")
+
+
+def test_what_one_process_cannot_read_is_left_out_by_all(bank, monkeypatch):
+    """Process 0 owns the clips 0 and 2. Process 1 can read clip 3, but not clip 1."""
+    env, asked, left_out = SharedVectorEnv(4, bank.classifier, bank.clips, bank=bank, clip_order="epoch"), [], []
+    as_one_of(monkeypatch, 2)
+    monkeypatch.setattr(bank.clips, "readable_clips", lambda clips: asked.append(clips.tolist()) or clips)
+    monkeypatch.setattr(bank.clips, "leave_out", left_out.append)
+    answers = {list: lambda failures: [failures, [("v1.mp4", "it is cut")]], np.ndarray: lambda ours: [ours, np.array([3])]}
+    monkeypatch.setattr(distributed, "gather_objects", lambda value: answers[type(value)](value))
+    assert env._readable_clips(np.array([3, 0, 1, 2])).tolist() == [3, 0, 2], "in the order of the epoch"
+    assert asked == [[0, 2]]
+    assert left_out == [[], [("v1.mp4", "it is cut")]]
+
+
+def test_a_process_prepares_only_its_clips(bank, monkeypatch):
+    env, coming = SharedVectorEnv(4, bank.classifier, bank.clips, bank=bank, clip_order="epoch"), []
+    as_one_of(monkeypatch, 2, rank=1)
+    monkeypatch.setattr(bank.clips, "prefetch", lambda clips: coming.append(clips.tolist()))
+    monkeypatch.setattr(env, "_readable_clips", lambda clips: clips)
+    env.reset(seed=3)
+    order = AdaFocusVectorEnv(4, bank.classifier, bank.clips, bank=bank, clip_order="epoch")
+    order.reset(seed=3)
+    assert env.dynamics.clip.tolist() == order.dynamics.clip.tolist()
+    assert sorted(coming[0]) == [1, 3, 5, 7, 9, 11] and coming[0] != sorted(coming[0])

@@ -1,5 +1,6 @@
 import json
 import os
+import shutil
 import subprocess
 import sys
 from dataclasses import replace
@@ -53,8 +54,9 @@ def root(tmp_path_factory, clips):
 
 
 @pytest.fixture(scope="module")
-def two(tmp_path_factory, root):
-    """Return the metrics of `RUNS` in two processes, and the folder of their weights and of a complete training."""
+def two(tmp_path_factory, root, cache):
+    """Return the metrics of `RUNS` in two processes, and the folder of their weights and of complete trainings."""
+    shutil.rmtree(cache / "classifiers", ignore_errors=True)  # other tests may have left one
     folder = tmp_path_factory.mktemp("two")
     path = os.pathsep.join([str(TESTS), str(TESTS.parent)])
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
@@ -67,10 +69,10 @@ def two(tmp_path_factory, root):
 
 
 @pytest.fixture(scope="module")
-def one(tmp_path_factory, root):
-    """Return the same for one process."""
+def one(tmp_path_factory, root, two):
+    """Return the same for one process, which uses the classifier that two processes have trained and cached."""
     folder = tmp_path_factory.mktemp("one")
-    train_all(folder / "run", root)
+    train_all(folder, root)
     return train(folder, RUNS[:6]), folder
 
 
@@ -109,6 +111,15 @@ def test_two_processes_that_are_stopped_again_and_again_end_as_if_they_had_not_b
     assert measured[6] == measured[7]
     weights, others = (load_file(folder / f"{number}.safetensors") for number in (6, 7))
     assert all(torch.equal(weights[name], others[name]) for name in weights)
+
+
+@pytest.mark.slow
+def test_two_processes_train_a_policy_as_one_does(one, two):
+    alone, together = (RunDir(found[1] / "policy") for found in (one, two))
+    assert len(alone.metrics()) == len(together.metrics()) == len(together.timing()) == 4
+    for line, other in zip(alone.metrics(), together.metrics(), strict=True):
+        assert line == pytest.approx(other, abs=1e-3)
+    assert alone.result()["policies"].keys() == together.result()["policies"].keys()
 
 
 @pytest.mark.slow
