@@ -79,7 +79,7 @@ class SharedDynamics(Dynamics):
             step_number=steps + ~outcome.terminated,
             num_patches=num_patches + self.action.patch_mask(checked),
             running=~outcome.terminated,
-            boxes=outcome.boxes.copy(),
+            boxes=to_array(outcome.boxes).copy(),
         )
         return outcome
 
