@@ -176,7 +176,8 @@ class GlobalBatchNorm(TorchFunctionMode):
     mode also applies to custom layers. (`torch.nn.SyncBatchNorm` works only on GPUs.)
 
     Attributes:
-        has_samples: Whether the images of this process are included in the statistics. Images that are not included are normalised, too.
+        has_samples: Whether the statistics include the images of this process. If ``has_samples`` is False, the images of this process are
+            nevertheless normalised.
     """
 
     def __init__(self) -> None:
@@ -218,7 +219,7 @@ class GlobalBatchNorm(TorchFunctionMode):
 
 
 class _AllSum(torch.autograd.Function):
-    """The sum of a tensor over all processes. The gradient of the sum is the sum of the gradients of all processes."""
+    """The sum of a tensor over all processes. The gradient of this sum is the sum of the gradients of all processes."""
 
     @staticmethod
     def forward(ctx: Any, values: Tensor) -> Tensor:

@@ -1,6 +1,6 @@
 """One step of a supervised stage: the batch of clips, the trained networks and their execution.
 
-For each step, all processes sample the same clips, and each process loads only its share of them.
+In each step, all processes sample the same clips, but each process loads only its share of these clips.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -30,7 +30,8 @@ class Batch:
         glance_frames: (B, g, 3, H, W) uint8 on the device, the glancer's frames with the same crops. If both networks see the same frames,
             ``glance_frames`` is the tensor ``frames``.
         labels: (B,) int64 on the device.
-        clips: (B,), indices of the clips. A process without clips has no indices, and runs a dummy batch of one clip with weight zero.
+        clips: (B,), indices of the clips. A process that has no clips in this step has no indices, and runs a dummy batch of one clip with
+            weight zero.
         first: Position of the first clip of this batch among all clips of the step.
         total: Number of clips of the step in all processes together.
         rng: Random state for further samples; see `sample`.
@@ -65,7 +66,7 @@ class Batch:
 def load_batch(clips: ClipSource, indices: NDArray[np.int64], rng: np.random.Generator, device: torch.device) -> tuple[Batch, list[int]]:
     """Load the clips of a step that belong to this process, with new crops and flips.
 
-    In every process, ``rng`` advances as if the process loaded all clips. Videos that cannot be read are left out.
+    In every process, the state of ``rng`` advances as if this process loaded all clips. Videos that cannot be read are left out.
 
     Args:
         clips: The training clips.
