@@ -76,6 +76,7 @@ def test_a_process_that_dies_ends_the_training_and_the_same_command_resumes_it(w
         assert (tmp_path / name).read_bytes() == (whole / name).read_bytes()
 
 
+@pytest.mark.slow
 def test_one_process_resumes_what_two_have_begun(whole, tmp_path, clips):
     assert call_in_two(train, tmp_path, 5) == [2, 9]
     train(tmp_path)
