@@ -137,6 +137,22 @@ def test_processes_with_other_clips(clips, monkeypatch):
         check_clips(Clips(None, clips, None, clips), 2)
 
 
+def test_a_process_without_clips_has_the_outcomes_of_the_others(bank, monkeypatch):
+    envs = [kind(2, bank.classifier, bank.clips, bank=bank) for kind in (AdaFocusVectorEnv, SharedVectorEnv, SharedVectorEnv)]
+    sent = []
+    for env in envs:
+        env.reset(seed=0, options={"clips": [2, 0]})  # of process 0
+    expected = envs[0].step(np.array([5, 7]))
+    for rank, env in enumerate(envs[1:]):
+        as_one_of(monkeypatch, 2, rank)
+        monkeypatch.setattr(distributed, "gather_objects", lambda value: sent.append(value) or [sent[0], None])
+        found = env.step(np.array([5, 7]))
+        assert np.array_equal(found[0], expected[0]) and np.array_equal(found[1], expected[1])
+        assert found[4]["prediction"].tolist() == expected[4]["prediction"].tolist()
+        assert env.dynamics.step_number.tolist() == env.dynamics.num_patches.tolist() == [1, 1]
+    assert sent[0][0].tolist() == [0, 1] and sent[1] is None
+
+
 def test_what_one_process_cannot_read_is_left_out_by_all(bank, monkeypatch):
     """Process 0 owns the clips 0 and 2. Process 1 can read clip 3, but not clip 1."""
     env, asked, left_out = SharedVectorEnv(4, bank.classifier, bank.clips, bank=bank, clip_order="epoch"), [], []
