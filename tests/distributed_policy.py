@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import sys
 from pathlib import Path
@@ -59,6 +60,7 @@ CASES: dict[str, dict[str, Any]] = {
 }
 
 
+@functools.cache
 def features_of(action: str = "grid", *, tracks: bool = True):
     """Return the features of twelve clips; those of continuous locations are computed live."""
     clips = open_clips(demo(TASK, val=0.0), "train", num_frames=4, size=96)
@@ -97,12 +99,12 @@ def first_update(training: dict[str, Any]) -> dict[str, Tensor]:
     return found | {name: tensor.clone() for name, tensor in model.policy.state_dict().items()}
 
 
-def first_updates(folder: Path) -> None:
-    """Write the first update of each of `CASES` to ``folder``."""
-    for number, training in enumerate(CASES.values()):
-        found = first_update(training)
+def first_updates(folder: Path, names: list[str]) -> None:
+    """Write the first updates of some `CASES` to ``folder``."""
+    for name in names:
+        found = first_update(CASES[name])
         if distributed.is_main():
-            save_file({name: tensor.contiguous() for name, tensor in found.items()}, folder / f"{number}.safetensors")
+            save_file({key: tensor.contiguous() for key, tensor in found.items()}, folder / f"{name}.safetensors")
 
 
 def train(folder: Path, dies_in: int | None = None) -> None:
