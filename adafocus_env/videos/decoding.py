@@ -19,7 +19,7 @@ from collections import deque
 from collections.abc import Generator, Sequence
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, Pipe, wait
-from typing import Any
+from typing import Any, cast
 
 _ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
 _SIGNALS = {each.value: each.name for each in signal.Signals}
@@ -89,6 +89,41 @@ def run_in_workers(
             worker.stop()
 
 
+class WorkerProcess:
+    """A worker process that is started by the first task and used for all later tasks, one at a time.
+
+    `run_in_workers` starts new workers for every call, which takes about half a second.
+
+    Args:
+        function: See `run_in_workers`.
+    """
+
+    def __init__(self, function: str) -> None:
+        self._function = function
+        self._worker: _Worker | None = None
+
+    def call(self, task: object, time_limit: float) -> Any:
+        """Return the result of a task, or a `Failure`. A worker that crashed or was stopped is replaced at the next task.
+
+        Raises:
+            RuntimeError: If the worker cannot start.
+        """
+        if self._worker is None or not self._worker.running:
+            self.stop()
+            self._worker = _Worker(self._function)
+            _ready([self._worker])
+            self._worker.finished(time_limit)
+        self._worker.assign(0, task, time_limit)
+        _ready([self._worker])
+        _, result = cast(tuple[int, Any], self._worker.finished(time_limit))
+        return result
+
+    def stop(self) -> None:
+        """Kill the worker, if there is one."""
+        if self._worker is not None and self._worker.alive:
+            self._worker.stop()
+
+
 class _Worker:
     """A child process and its current task."""
 
@@ -113,6 +148,11 @@ class _Worker:
         self._task, self.deadline = number, time.monotonic() + time_limit
         with contextlib.suppress(OSError):  # if the worker has died, this is reported when its answer is read
             self.connection.send(task)
+
+    @property
+    def running(self) -> bool:
+        """Whether the process runs. It may have died since its last task."""
+        return self.alive and self._process.poll() is None
 
     def finished(self, time_limit: float) -> tuple[int, object | Failure] | None:
         """Return the result of the task, or None if the worker has just started.
