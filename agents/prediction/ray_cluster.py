@@ -43,9 +43,9 @@ def connected() -> Iterator[str]:
     address = os.environ.get("RAY_ADDRESS") or "local"
     if address not in ("auto", "local"):
         check_reachable(address)
-    extra = {"include_dashboard": False} if address == "local" else {}
+    dashboard = False if address == "local" else None  # None: as the existing cluster has it
     try:
-        ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR, **extra)
+        ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR, include_dashboard=dashboard)
     except (OSError, RuntimeError, ValueError) as problem:  # no cluster on this machine; another version of Ray or Python
         ray.shutdown()
         reason = " ".join(str(problem).split())

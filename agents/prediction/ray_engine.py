@@ -12,7 +12,7 @@ import os
 from collections.abc import Generator, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -99,7 +99,7 @@ def _stream(
     rows = [{"number": number, "path": path} for number, path in enumerate(paths)]
     blocks = min(BLOCKS, -(-len(rows) // config.batch_size))
     windows = ray.data.from_items(rows, override_num_blocks=blocks).map_batches(
-        decode_block, batch_size=None, fn_args=(base, size, config.time_limit), num_cpus=1
+        cast(Any, decode_block), batch_size=None, fn_args=(base, size, config.time_limit), num_cpus=1
     )
     # Networks reserve no CPU: otherwise, if a node dies, the decoding tasks and the networks might wait for each other's CPUs.
     results = windows.map_batches(
