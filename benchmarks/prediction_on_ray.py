@@ -1,5 +1,6 @@
 """Compare `python -m agents.predict engine=ray` with the local engine, on the same cores. This needs `pip install 'adafocus-env[ray]'`."""
 
+import inspect
 import json
 import os
 import shutil
@@ -25,11 +26,11 @@ ENGINES = {"local engine": 0, "Ray, 1 node": 1, "Ray, 2 nodes": 2}
 
 def measure(settings: Settings) -> Iterator[Section]:
     """Yield the only section."""
-    count, distinct = (8, 4) if settings.quick else (300, 60)
+    count, distinct = (8, 4) if settings.quick else (600, 60)
     with TemporaryDirectory() as folder:
         videos = Path(folder, "videos")
         _make_videos(videos, count, distinct)
-        section = Section(f"{count} short videos on {CORES} cores, after the first output", _seconds_per_video.__doc__ or "")
+        section = Section(f"{count} short videos on {CORES} cores, after the first output", inspect.getdoc(_seconds_per_video) or "")
         for number in range(settings.rounds):
             for name, nodes in ENGINES.items():
                 out = Path(folder, f"{name} {number}")

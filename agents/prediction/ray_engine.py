@@ -32,7 +32,8 @@ from classifiers.classifier import hash_of
 from classifiers.errors import InputError, count_of, refuse_if
 from classifiers.model_zoo import BUNDLED
 
-BLOCKS = 2000  # maximum number of decoding tasks; a task decodes `batch_size` videos or, if there are too many tasks, more
+TASK = 32  # videos that a task decodes, which is so many that the overhead of a task is small compared with their decoding
+MAX_TASKS, TASKS_PER_CPU = 2000, 4  # more videos make larger tasks, and fewer videos make smaller tasks, so that every CPU has some
 
 Batch = dict[str, NDArray[Any]]
 PackedClip = tuple[NDArray[np.uint8], NDArray[np.uint8] | None, ClipOrigin]
@@ -97,8 +98,7 @@ def _stream(
     logging.getLogger("ray.data").setLevel(logging.ERROR)
     paths = [os.fsencode(Path(video).absolute()) for video in videos]  # bytes, because a name may be invalid UTF-8
     rows = [{"number": number, "path": path} for number, path in enumerate(paths)]
-    blocks = min(BLOCKS, -(-len(rows) // config.batch_size))
-    windows = ray.data.from_items(rows, override_num_blocks=blocks).map_batches(
+    windows = ray.data.from_items(rows, override_num_blocks=_num_tasks(len(rows), int(ray.cluster_resources().get("CPU", 1)))).map_batches(
         cast(Any, decode_block), batch_size=None, fn_args=(base, size, config.time_limit), num_cpus=1
     )
     # Networks reserve no CPU: otherwise, if a node dies, the decoding tasks and the networks might wait for each other's CPUs.
@@ -112,6 +112,11 @@ def _stream(
                 yield number, total, _with_path(found, os.fsdecode(paths[number]), videos[number])
     except ray.exceptions.RayError as problem:
         raise _mistake(problem) from problem
+
+
+def _num_tasks(videos: int, cpus: int) -> int:
+    """Return the number of tasks that decode the videos."""
+    return min(videos, MAX_TASKS, max(-(-videos // TASK), TASKS_PER_CPU * cpus))
 
 
 def _with_path(found: Any, absolute: str, given: str) -> Any:

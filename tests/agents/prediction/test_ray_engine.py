@@ -103,6 +103,13 @@ def test_every_gpu_has_an_actor(monkeypatch, config, resources, given, expected)
             ray_engine._actors(replace(config, **given))
 
 
+@pytest.mark.parametrize(
+    ("videos", "cpus", "tasks"), [(1, 8, 1), (60, 2, 8), (320, 2, 10), (320, 100, 320), (10**6, 64, 2000), (10**6, 10**4, 2000)]
+)
+def test_tasks_are_large_but_every_cpu_has_some(videos, cpus, tasks):
+    assert ray_engine._num_tasks(videos, cpus) == tasks
+
+
 def test_ray_must_be_installed(tmp_path, monkeypatch, capsys):
     find = ray_cluster.importlib.util.find_spec
     monkeypatch.setattr(ray_cluster.importlib.util, "find_spec", lambda name: None if name in ("ray", "pandas") else find(name))
