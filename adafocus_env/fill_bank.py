@@ -13,6 +13,7 @@ from adafocus_env.clips.store import Unreadable
 from adafocus_env.dataset_registry import DataSettings, build_data
 from adafocus_env.features.disk_bank import DiskBank, check_folder, check_room
 from adafocus_env.settings import EnvSettings
+from adafocus_env.terminal import plain
 from adafocus_env.videos.dataset import DataSet, with_classes
 from adafocus_env.work_shard import WorkShard
 from classifiers import checkpoint
@@ -28,8 +29,8 @@ def fill_feature_bank(name: str, data: DataSettings, env: EnvSettings, *, split:
     Args:
         name: name of a bundled classifier, or the folder of a checkpoint.
         data: settings of videos and clips.
-        env: settings of the environment. These settings determine the features (actions, decisions and number format) and the folder of the
-            banks (``bank``).
+        env: settings of the environment. The settings ``env`` determine the features (actions, decisions and number format) and the folder
+            of the banks (``bank``).
         split: train, val, test or all.
         shard: I/N, the shard of the work to do; see `WorkShard`. If torchrun starts several processes, they divide this shard among
             themselves.
@@ -50,7 +51,7 @@ def fill_feature_bank(name: str, data: DataSettings, env: EnvSettings, *, split:
     videos = with_classes(videos, classifier.classes)
     refuse_if(classifier.classes != videos.classes, f"classifier={name} was trained on other classes than those of data={data.name}")
     console = Console(highlight=False, quiet=not distributed.is_main())
-    console.print(videos.summary, markup=False, soft_wrap=True)
+    console.print(plain(videos.summary), soft_wrap=True, emoji=False)
     check_folder(Path(env.bank).expanduser())  # checked before clips are decoded, which may take long
     wanted = [each for each in SPLITS if split == each or (split == "all" and getattr(videos, each))]
     with Unreadable() as unreadable:
@@ -72,7 +73,7 @@ def fill(banks: Mapping[Split, DiskBank], console: Console, part: int = 0, parts
             computed.
     """
     for split, bank in banks.items():
-        console.print(f"{split}: {bank.about}", soft_wrap=True)
+        console.print(plain(f"{split}: {bank.about}"), soft_wrap=True, emoji=False)
     check_room(next(iter(banks.values())).folder.parent, sum(bank.missing_bytes(part, parts) for bank in banks.values()), "bank")
     columns = (TextColumn("fill {task.description}"), BarColumn(bar_width=None), MofNCompleteColumn(), TextColumn("{task.fields[speed]}"))
     with Progress(*columns, TimeRemainingColumn(compact=True), console=console, expand=True) as progress:
@@ -97,5 +98,5 @@ def _bank(classifier: Classifier, videos: DataSet, data: DataSettings, split: Sp
 
 
 def _of_process(part: int, parts: int) -> tuple[int, int]:
-    """Divide the share of the work with number ``part`` among all processes, and return the share of this process."""
+    """Divide share number ``part`` of the ``parts`` shares of the work among all processes, and return the share of this process."""
     return part + parts * distributed.rank(), parts * distributed.world_size()

@@ -15,11 +15,12 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Column, Table
 
 from adafocus_env.dataset_registry import DataSettings, usable_data
+from adafocus_env.terminal import printable
 from adafocus_env.videos.dataset import DataSet, Video
 from adafocus_env.videos.decoding import Failure, run_in_workers
 from adafocus_env.videos.list_files import Fault
 from adafocus_env.videos.published import PUBLISHED, Usable
-from adafocus_env.videos.readers import DecodeRequest
+from adafocus_env.videos.readers import DecodedClip, DecodeRequest
 from adafocus_env.work_shard import WHOLE, WorkShard
 from classifiers.atomic_files import write_text
 from classifiers.errors import refuse_if, shortened
@@ -71,7 +72,7 @@ class Report:
 
     @property
     def num_faults(self) -> int:
-        """Number of findings because of which a video cannot be used as listed. All findings count except short videos."""
+        """Number of findings that mean that a video cannot be used as listed. All findings count except short videos."""
         return sum(finding.kind != "short" for finding in self.findings)
 
     def count(self, part: str, kind: str) -> int:
@@ -87,7 +88,7 @@ class Report:
             table.add_row(part, str(self.videos[part]), *(str(self.count(part, kind) or "–") for kind in KINDS))
         console.print(table)
         for line in self._lines(out):
-            console.print(line, markup=False, highlight=False, soft_wrap=True)
+            console.print(printable(line), markup=False, highlight=False, soft_wrap=True, emoji=False)
 
     def write(self, path: Path) -> None:
         """Write everything as JSON.
@@ -204,7 +205,9 @@ def _decoded(
         DecodeRequest(video.path, num_frames, _SMALL, num_frames_stated=video.num_frames, frame_name=video.frame_name)
         for _, video in videos
     ]
-    results = run_in_workers("adafocus_env.videos.readers:decode_clip", requests, num_workers=workers, time_limit=_TIME_LIMIT)
+    results = run_in_workers(
+        "adafocus_env.videos.readers:decode_clip", requests, num_workers=workers, time_limit=_TIME_LIMIT, result=DecodedClip
+    )
     columns = (TextColumn("check"), BarColumn(bar_width=None), MofNCompleteColumn(), TextColumn("videos"))
     with Progress(*columns, TimeRemainingColumn(compact=True, elapsed_when_finished=True), console=console, expand=True) as progress:
         for number, result in progress.track(results, total=len(videos)):
@@ -230,7 +233,7 @@ def _bad_line(fault: Fault, data: DataSet) -> Finding:
 
 
 def _misplaced(part: str, video: Video, classes: Sequence[str], folders: Mapping[str, int]) -> list[Finding]:
-    """Return a finding if a folder in the path of a video has the name of a class that is not among the video's labels."""
+    """Return a finding if a folder in the path of a video is named after a class that is not among the video's labels."""
     found = [folders[name] for name in map(_plain, PurePosixPath(video.name).parts[:-1]) if name in folders]
     labels = video.labels or (video.label,)
     if not found or found[-1] in labels:

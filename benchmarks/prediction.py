@@ -75,7 +75,7 @@ def _run(command: list[str], out: Path, kill_after: int | None) -> list[tuple[in
     """
     used: list[tuple[int, float]] = []
     lines = _counter(out / PREDICTIONS)
-    with subprocess.Popen(command, stdout=subprocess.DEVNULL) as process:
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL) as process:  # noqa: S603  # a command of this benchmark
         while process.poll() is None:
             done = lines()
             if kill_after is not None and done >= kill_after:

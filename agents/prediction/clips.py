@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -146,15 +147,16 @@ def decode(
         time_limit: Seconds that a worker process may spend on one request.
         run: A function to call in place of `run_in_workers`, with the same arguments.
     """
-    run, function = run or run_in_workers, "adafocus_env.videos.windows:decode_windows"
-    with closing(run(function, requests, num_workers=num_workers, time_limit=time_limit)) as results:
+    function = "adafocus_env.videos.windows:decode_windows"
+    call = partial(run or run_in_workers, function, time_limit=time_limit, result=DecodedWindows)
+    with closing(call(requests, num_workers=num_workers)) as results:
         for number, found in results:
             yield number, requests[number], found
             if isinstance(found, Failure):
                 continue
             step = requests[number].windows_at_once
             further = [replace(requests[number], first=first) for first in range(step, len(found.spans), step)]
-            with closing(run(function, further, num_workers=1, time_limit=time_limit)) as more:
+            with closing(call(further, num_workers=1)) as more:
                 for position, result in more:
                     yield number, further[position], result
                     if isinstance(result, Failure):

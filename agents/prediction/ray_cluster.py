@@ -77,7 +77,8 @@ def check_reachable(address: str) -> None:
         with socket.create_connection((host.strip("[]"), int(port)), TIME_LIMIT) as connection:
             connection.settimeout(TIME_LIMIT)
             connection.sendall(_HELLO)
-            answer = connection.recv(9)
+            with connection.makefile("rb") as stream:
+                answer = stream.read(4)
     except OSError as problem:
         reason = problem.strerror or str(problem)
         raise InputError(f"RAY_ADDRESS={address}: the cluster cannot be reached ({reason}); {_ADVICE}") from problem

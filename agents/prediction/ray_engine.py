@@ -218,10 +218,10 @@ def _fingerprints(predictor: Predictor) -> tuple[str, str]:
 
 
 def _in_lasting_worker(
-    function: str, tasks: Sequence[object], *, num_workers: int, time_limit: float
+    function: str, tasks: Sequence[object], *, num_workers: int, time_limit: float, result: type
 ) -> Generator[tuple[int, Any], None, None]:
     """Do what `run_in_workers` does, in one process that serves all tasks of this process."""
-    worker = _lasting_worker(function)
+    worker = _lasting_worker(function, result)
     for number, task in enumerate(tasks):
         yield number, worker.call(task, time_limit)
 

@@ -12,6 +12,7 @@ from typing import Any
 
 from rich.table import Table
 
+from adafocus_env.terminal import plain
 from adafocus_env.work_shard import WorkShard
 from agents.config.settings import Predict
 from agents.prediction import ray_cluster
@@ -167,9 +168,9 @@ def _say_what_was_made(
     if last is None:
         return
     if single:
-        table = Table("class", "probability", title=f"{last.file}: {last.macs / 1e9:.3g} GFLOPs", title_justify="left")
+        table = Table("class", "probability", title=plain(f"{last.file}: {last.macs / 1e9:.3g} GFLOPs"), title_justify="left")
         for name, probability in list(zip(last.classes, last.probabilities, strict=True))[:TOP]:
-            table.add_row(name, f"{probability:.1%}")
+            table.add_row(plain(name), f"{probability:.1%}")
         display.console.print(table)
     made = [output.path.name, *(path.name if single else f"*{SUFFIXES[kind]}" for kind, path in pictures[last.file])]
     display.say(f"saved to {output.folder}: {', '.join(made)}" + ("" if single else f"; {count_of(count, 'new prediction')}"))

@@ -1,6 +1,7 @@
 """The files of a Stable-Baselines3 model: weights and JSON card of a trained model, and the state of an unfinished training."""
 
 import json
+import sys
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -24,6 +25,8 @@ from classifiers.checkpoint import from_fields, read_json
 from classifiers.errors import InputError, refuse_if
 
 WEIGHTS, CARD = "model.safetensors", "model.json"
+KNOWN_PACKAGES = ("stable_baselines3", "sb3_contrib", "agents")
+"""A card may name classes of these packages. Classes of other modules are used only if the user has named the module."""
 
 
 class TrainedModel:
@@ -94,6 +97,8 @@ class ModelCard:
             "signature" in card, f"{path} was written by an earlier version, whose models are not read; train it again with force=true"
         )
         try:
+            for name, kind in (("algo", str), ("observation", str), ("classifier", str), ("settings", dict)):
+                refuse_if(not isinstance(card[name], kind), TypeError(f"{name} is a {type(card[name]).__name__}, not a {kind.__name__}"))
             about = {**card["interface"], "map_shape": tuple(card["interface"]["map_shape"])}
             about |= {name: space_from_json(about[name]) for name in ("observation_space", "action_space")}
             network = from_fields(NetworkConfig, {"name": "published", **card["network"]}, path)  # the only kind in earlier versions
@@ -121,12 +126,21 @@ def load_model(folder: Path, device: torch.device | str) -> TrainedModel:
     """Build the model that the card in ``folder`` describes, and load its weights.
 
     Raises:
-        InputError: if there is no model, if its class cannot be imported, or if card and weights do not match.
+        InputError: if there is no model, if its class is in a module that the user has not named, if the class cannot be imported, or if
+            card and weights do not match.
     """
     card = ModelCard.read(folder)
+    module = card.algo.rpartition(".")[0]
+    refuse_if(
+        module and module.split(".")[0] not in KNOWN_PACKAGES and module not in sys.modules,  # a plugin has been imported before
+        f"{folder / CARD} names the class {card.algo}; its module is imported only if you say so: add plugin={module}",
+    )
     config = AlgoConfig(name=card.algo, observation=card.observation, settings=card.settings)
     state = State.read(folder / WEIGHTS)
-    model = rebuild_model(card.interface, config, card.network, str(device))
+    try:
+        model = rebuild_model(card.interface, config, card.network, str(device))
+    except (TypeError, AssertionError, KeyError, RuntimeError) as problem:
+        raise InputError(f"{folder / CARD} does not describe a model ({problem!r})") from problem
     try:
         restore_model(model, state)
     except MisfitError as problem:
@@ -235,9 +249,10 @@ def load_training_state(model: BaseAlgorithm, folder: Path) -> dict[str, Any] | 
         return None
     try:
         progress: dict[str, Any] = json.loads(pointer.read_text(encoding="utf-8"))
-        path = folder / progress.pop("file")
+        path = folder / (name := progress.pop("file"))
     except (ValueError, KeyError, AttributeError, TypeError) as problem:
         raise InputError(f"{pointer} cannot be read ({problem!r}); {START_OVER}") from problem
+    refuse_if(path.name != name, f"{pointer} must name a file beside it, got {name!r}; {START_OVER}")
     refuse_if(path.suffix != SUFFIX, f"{path} was written by an earlier version, whose training states are not read; {START_OVER}")
     try:
         state = State.read(path)

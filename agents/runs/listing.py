@@ -13,10 +13,10 @@ from typing import Any
 import numpy as np
 from rich import box
 from rich.console import Console, JustifyMethod
-from rich.markup import escape
 from rich.table import Table
 
 from adafocus_env.demo.task import DEFAULT_TASK
+from adafocus_env.terminal import plain, printable
 from agents.config.compose import flat
 from agents.config.settings import ListRuns
 from agents.evaluation.metrics import share_of_gap
@@ -32,7 +32,7 @@ class Run:
     Attributes:
         run: the folder, relative to the listed folder.
         command: the command that made the run, and its algorithm.
-        data: the data set with its task or folder, and its main metric if that metric is not top-1.
+        data: the data set with its task or folder, and, if its main metric is not top-1, this metric.
         seed: the seed of the run.
         state: finished, running or stopped, followed by the last step or epoch.
         broken: the reason why the folder cannot be read; empty if it can be read.
@@ -40,8 +40,9 @@ class Run:
         hits: hit rate of the learned policy, if targets are known.
         learned: top-1 of the learned policy, or its accuracy by the main metric of the data set.
         random: accuracy with random patches, by the same metric as `learned`.
-        oracle: accuracy with the patches of the oracle (of the greedy oracle if there is no ground truth), by the same metric as `learned`.
-        gap: the share of the gap between random patches and the oracle that the policy closes; None if the gap is below 10 points.
+        oracle: accuracy with the patches of the oracle, by the same metric as `learned`. If there is no ground truth, the greedy oracle is
+            used.
+        gap: the share of the gap between random patches and the oracle that the policy closes; None if this gap is below 10 points.
         gflops: GFLOPs per video with the learned policy; a multiply-add counts as one.
         seconds: seconds of training, summed over all starts of the run.
         date: date of the last change.
@@ -92,7 +93,7 @@ def show(runs: Sequence[Run], console: Console) -> None:
             console.print(each)
     for run in runs:
         if run.broken:
-            console.print(f"{run.run}: {run.broken}", style="red", highlight=False, markup=False, soft_wrap=True)
+            console.print(printable(f"{run.run}: {run.broken}"), style="red", highlight=False, markup=False, soft_wrap=True, emoji=False)
     if not runs:
         console.print("no run folders", highlight=False)
 
@@ -110,7 +111,7 @@ def list_runs(root: Path) -> list[Run]:
 
 
 def read(folder: Path, name: str) -> Run:
-    """Return the information on one folder. If the folder is broken, the information is only the reason why it cannot be read."""
+    """Return the information on one folder. If the folder is broken, the result contains only the reason why it cannot be read."""
     known: dict[str, Any] = {"run": name}
     try:
         run = RunDir(folder)
@@ -124,7 +125,7 @@ def read(folder: Path, name: str) -> Run:
 
 
 def _asked(config: dict[str, Any]) -> dict[str, Any]:
-    """Return the information from the config. A command is recognised by a key that the commands after it in ``commands`` do not have."""
+    """Return the information from the config. The command is the first one in ``commands`` whose key is in the config."""
     commands = {"first": "train_stages", "algo": f"train {config.get('algo', {}).get('name')}", "learning": "train_end_to_end"}
     command = next((name for key, name in commands.items() if key in config), "train_ppo")
     data = config["data"]
@@ -191,12 +192,13 @@ def table(data: str, runs: Iterable[Run]) -> Table:
         accuracies = ["–" if value is None else f"{100 * value:.1f}" for value in values]
         gflops = "–" if run.gflops is None else f"{run.gflops:.3g}"
         seconds = "–" if run.seconds is None else str(timedelta(seconds=round(run.seconds)))
-        shown.add_row(run.run, run.command, str(run.seed), run.state, *accuracies, gflops, seconds, str(run.date)[: len("2000-12-31")])
+        names = map(plain, (run.run, run.command, run.seed, run.state))
+        shown.add_row(*names, *accuracies, gflops, seconds, str(run.date)[: len("2000-12-31")])
     return shown
 
 
 def summary(runs: Iterable[Run]) -> Table | None:
-    """Return a table with a row for every setting that has finished runs of at least two seeds; None if no setting has them."""
+    """Return a table with a row for every setting with finished runs of at least two seeds; None if no setting has such runs."""
     settings = defaultdict[tuple[str, str], list[Run]](list)
     for run in runs:
         if run.learned is not None:
@@ -209,13 +211,13 @@ def summary(runs: Iterable[Run]) -> Table | None:
         seeds = ", ".join(str(seed) for seed in sorted({run.seed for run in same if run.seed is not None}))
         values = [_mean([getattr(run, key) for run in same]) for key in ("learned", "random", "gap")]
         common = commonprefix([run.run for run in same]) + "*"  # noqa: RUF071 (sweep/seed=* for sweep/seed=1 and sweep/seed=2)
-        shown.add_row(common, same[0].command, same[0].data, seeds, *values)
+        shown.add_row(*map(plain, (common, same[0].command, same[0].data, seeds)), *values)
     shown.caption = "± is half the width of a 95 % confidence interval of the mean over seeds"
     return shown
 
 
 def _empty(title: str, *headings: str) -> Table:
-    title = escape(title)
+    title = plain(title)
     shown = Table(title=title, title_justify="left", caption_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
     for heading in headings:
         folds = heading in ("run", "runs", "state", "data", "seeds")

@@ -10,7 +10,7 @@ from typing import Any
 
 from stable_baselines3.common.logger import KVWriter, Logger, TensorBoardOutputFormat
 
-from agents.runs.run_dir import TENSORBOARD, WANDB_ID, RunDir
+from agents.runs.run_dir import METRICS, TENSORBOARD, WANDB_ID, RunDir
 from classifiers.atomic_files import write_text
 from classifiers.errors import InputError, lookup
 
@@ -42,8 +42,8 @@ class Curves:
     A curve is named after its stage and network, such as ``stage 1 random patches/loss`` or ``stage 2/return``. The x axis of a
     curve is the number of epochs or environment steps of its stage since the start of the run, including earlier joint rounds.
 
-    TensorBoard's files have the same content as ``metrics.jsonl``. A resumed run logs the lines after its checkpoint again. So that no line
-    appears twice, the files are rewritten when the first line of a start is logged, and whenever lines were removed.
+    TensorBoard's files have the same content as ``metrics.jsonl``. A resumed run logs the lines after its checkpoint again. The files are
+    rewritten when the first line of a start is logged, and whenever lines were removed. Therefore, no line appears twice.
 
     Args:
         run: The run.
@@ -102,7 +102,8 @@ class Curves:
     def _step(self, curve: str, line: Mapping[str, object]) -> int:
         """Return the number of epochs or steps so far, in the earlier rounds and this round together."""
         done = next((line[key] for key in STEPS if key in line), self._count)
-        assert isinstance(done, int)
+        if not isinstance(done, int):
+            raise InputError(f"{self._run.path(METRICS)} must count steps or epochs in integers, got {done!r}; force=true starts over")
         number, before = self._rounds.get(curve, (line.get("round"), 0))
         if number != line.get("round"):
             before = self._ends[curve]

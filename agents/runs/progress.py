@@ -12,6 +12,8 @@ from rich.console import Console, RenderableType
 from rich.progress import BarColumn, Progress, Task, TaskProgressColumn, TextColumn, TimeRemainingColumn
 from rich.text import Text
 
+from adafocus_env.terminal import printable
+
 REFRESHES = 2  # refreshes of the bars per second, on a terminal
 PATIENCE = 30.0  # after so many seconds without output, a line about the work in progress is logged
 
@@ -30,7 +32,9 @@ def figures(metrics: Mapping[str, object]) -> str:
 
 
 class Display:
-    """Progress bars on a terminal, with lines of text above them. If the output is a file or a pipe, only lines of text are written.
+    """Progress bars on a terminal, with lines of text above them.
+
+    If the output is a file or a pipe, there are no bars, and only lines of text are written.
 
     On a terminal, every bar shows the finished share, the remaining time and, below them, the latest metrics. A finished bar is replaced by
     one line. In a file or a pipe, a bar writes a line after every tenth of its work and at its end. If nothing was written for `PATIENCE`
@@ -84,7 +88,7 @@ class Display:
     def say(self, text: str) -> None:
         """Print a line above the bars."""
         self._said_at = self._clock()
-        self.console.print(text, highlight=False, markup=False, soft_wrap=True)
+        self.console.print(printable(text), highlight=False, markup=False, soft_wrap=True, emoji=False)
 
     def bar(self, description: str, total: float, done: int = 0, *, unit: str = "", clips: float = 0) -> Bar:
         """Add a bar.
@@ -93,7 +97,7 @@ class Display:
             description: The work in progress.
             total: Number of units.
             done: Number of units that an earlier start finished.
-            unit: Name of a unit, such as epoch or step. If it is empty, no name is shown.
+            unit: Name of a unit, such as epoch or step. If ``unit`` is empty, no name is shown.
             clips: Clips that the networks process per unit, from which the speed in clips per second is computed; 0: no speed is shown.
         """
         self.progress.add_task(description, total=total, completed=done, visible=done < total, speed="", text="")

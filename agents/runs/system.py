@@ -27,12 +27,17 @@ def command_line(arguments: Sequence[str]) -> str:
 
 
 def _commit() -> str | None:
-    """Return the commit of the checkout, followed by ``-dirty`` if files differ from this commit; None if the code is not in a checkout."""
+    """Return the commit of the checkout, followed by ``-dirty`` if files differ from this commit.
+
+    If the code is not in a checkout, return None.
+    """
     root = Path(__file__).resolve().parents[2]
     if not (root / ".git").exists():
         return None
     command = ["git", "-C", str(root), "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
     try:
-        return subprocess.run(command, capture_output=True, text=True, check=True, timeout=10).stdout.strip()
+        return subprocess.run(  # noqa: S603  # a constant command
+            command, capture_output=True, text=True, check=True, timeout=10
+        ).stdout.strip()
     except (OSError, subprocess.SubprocessError):
         return None
