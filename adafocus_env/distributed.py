@@ -6,7 +6,7 @@ The process group is created on first use, with gloo on CPUs and NCCL on GPUs.
 import atexit
 import os
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
 from typing import Any, TypeVar
@@ -16,12 +16,20 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch import distributed as dist
+from torch.nn import functional as F
 from torch.nn.parallel import DistributedDataParallel
+from torch.overrides import TorchFunctionMode
+
+from classifiers.errors import InputError, refuse_if, shortened
 
 Value = TypeVar("Value")
-PATIENCE = timedelta(days=30)
-"""Time limit for collective operations. It is long because the main process may train a policy while the others wait. (If a process dies,
-torchrun ends the others.)"""
+PATIENCE = timedelta(days=1)
+"""Time limit for collective operations. It is long because the main process validates and decodes while the others wait. (If a process
+dies, the others are informed at once, and torchrun ends them.)"""
+
+
+class ProcessLostError(InputError):
+    """Raised in a process that cannot communicate with the others, usually because one of them has ended."""
 
 
 def world_size() -> int:
@@ -74,9 +82,9 @@ def gather_objects(value: Value) -> list[Value]:
     """Gather one object from every process, and return the list, ordered by rank, in all processes."""
     if world_size() == 1:
         return [value]
-    _join()
     values: list[Any] = [None] * world_size()
-    dist.all_gather_object(values, value)
+    with _connection():
+        dist.all_gather_object(values, value)
     return values
 
 
@@ -86,9 +94,29 @@ def all_sum(values: Tensor) -> Tensor:
     The sum replaces ``values`` in place, and is bit-identical in all processes.
     """
     if world_size() > 1:
-        _join()
-        dist.all_reduce(values)
+        with _connection():
+            dist.all_reduce(values)
     return values
+
+
+def any_process(value: bool) -> bool:
+    """Return whether ``value`` is true in at least one process."""
+    return bool(all_sum(torch.tensor([value], dtype=torch.int64)).item())
+
+
+def check_equal(what: str, values: Mapping[str, object], hint: str) -> None:
+    """Check that ``values`` are equal in all processes.
+
+    Raises:
+        InputError: in all processes, if a value differs. The message names ``what`` must be equal, the processes, the keys and both values,
+            and ends with ``hint``.
+    """
+    first, *others = gather_objects(dict(values))
+    differing = [
+        f"  {key}: {first.get(key)!r} in process 0, {other.get(key)!r} in process {number}"
+        for number, other in enumerate(others, 1) for key in sorted(first.keys() | other.keys()) if first.get(key) != other.get(key)
+    ]  # fmt: skip
+    refuse_if(differing, "\n".join([f"all processes must have the same {what}; {hint}:", *shortened(differing, more="  and {} more")]))
 
 
 def all_gather_counts(count: int) -> list[int]:
@@ -116,9 +144,87 @@ def wrap_ddp(module: nn.Module, *, find_unused_parameters: bool) -> DistributedD
         return DistributedDataParallel(module, broadcast_buffers=False, find_unused_parameters=find_unused_parameters)
 
 
+@contextmanager
+def _connection() -> Iterator[None]:
+    """Join the process group, and run a collective operation.
+
+    Raises:
+        ProcessLostError: If the operation fails, because a process has ended or has not answered for `PATIENCE`.
+    """
+    _join()
+    try:
+        yield
+    except RuntimeError as problem:
+        raise ProcessLostError(
+            f"another process has ended or does not answer, and this one cannot go on alone ({str(problem).splitlines()[0]}); see the "
+            "message of the process that failed first. The same command resumes"
+        ) from problem
+
+
 def _join() -> None:
     if not dist.is_initialized():
         if torch.cuda.is_available():
             torch.cuda.set_device(local_rank() % torch.cuda.device_count())
         dist.init_process_group("cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo", timeout=PATIENCE)
         atexit.register(dist.destroy_process_group)
+
+
+class GlobalBatchNorm(TorchFunctionMode):
+    """A mode in which batch norms in training mode use and update statistics over all processes, on CPUs and GPUs.
+
+    The mode replaces the function `torch.nn.functional.batch_norm`. Networks, weights and parameter names therefore stay the same, and the
+    mode also applies to custom layers. (`torch.nn.SyncBatchNorm` works only on GPUs.)
+
+    Attributes:
+        has_samples: Whether the statistics include the images of this process. If ``has_samples`` is False, the images of this process are
+            nevertheless normalised.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.has_samples = True
+
+    def __torch_function__(self, func: Callable[..., Any], types: Sequence[type], args: tuple[Any, ...] = (), kwargs: Any = None) -> Any:
+        call = self._batch_norm if func is F.batch_norm else func
+        return call(*args, **(kwargs or {}))
+
+    def _batch_norm(
+        self,
+        inputs: Tensor,
+        running_mean: Tensor | None,
+        running_var: Tensor | None,
+        weight: Tensor | None = None,
+        bias: Tensor | None = None,
+        training: bool = False,
+        momentum: float = 0.1,
+        eps: float = 1e-5,
+    ) -> Tensor:
+        if not training:
+            return F.batch_norm(inputs, running_mean, running_var, weight, bias, False, momentum, eps)
+        over, channels = [0, *range(2, inputs.ndim)], (1, -1, *[1] * (inputs.ndim - 2))
+        values = inputs.to(torch.promote_types(inputs.dtype, torch.float32))
+        count = values.new_full((1,), values.numel() / values.shape[1])
+        sums: Tensor = _AllSum.apply(torch.cat([values.sum(over), count]) * self.has_samples)
+        count = sums[-1:].detach()
+        mean = sums[:-1] / count
+        centred = values - mean.view(channels)  # E[x²] − E[x]² would lose precision
+        var: Tensor = _AllSum.apply(centred.square().sum(over) * self.has_samples) / count
+        if running_mean is not None and running_var is not None:
+            with torch.no_grad():
+                running_mean.lerp_(mean, momentum)
+                running_var.lerp_(var * (count / (count - 1)), momentum)
+        scale = (var + eps).rsqrt() if weight is None else (var + eps).rsqrt() * weight
+        outputs = centred * scale.view(channels)
+        return (outputs if bias is None else outputs + bias.view(channels)).to(inputs.dtype)
+
+
+class _AllSum(torch.autograd.Function):
+    """The sum of a tensor over all processes. The gradient of this sum is the sum of the gradients of all processes."""
+
+    @staticmethod
+    def forward(ctx: Any, values: Tensor) -> Tensor:
+        return all_sum(values.clone())
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:
+        return all_sum(gradient.clone())

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from inspect import signature
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import gymnasium as gym
 import numpy as np
@@ -66,6 +66,8 @@ class AdaFocusVectorEnv(VectorEnv[Any, Any, Any]):
         InputError: if an argument is out of range, or if classifier and clips do not match.
     """
 
+    dynamics_class: ClassVar[type[Dynamics]] = Dynamics
+
     def __init__(
         self,
         num_envs: int = 1,
@@ -95,7 +97,7 @@ class AdaFocusVectorEnv(VectorEnv[Any, Any, Any]):
         chosen = validate(EnvSettings, settings)
         make_observation = observation if callable(observation) else lookup("observation", observation, OBSERVATIONS)
         features = build_features(classifier, clips, task=task, device=device, **settings)
-        self.dynamics = Dynamics(
+        self.dynamics = self.dynamics_class(
             features, num_envs, reward=chosen.reward, baseline=chosen.baseline, cost_weight=chosen.cost_weight, skipped=chosen.skipped,
             action=make_action(chosen.action, chosen.grid, features.classifier), full_information=chosen.full_information,
             tensors=output == "torch",
@@ -213,14 +215,20 @@ class AdaFocusVectorEnv(VectorEnv[Any, Any, Any]):
 
     def _deal(self, count: int) -> list[int]:
         """Return the next ``count`` clips of the current epoch. If the epoch has fewer clips left, continue with the next epoch."""
-        clips, dealt = self.dynamics.features.clips, list[int]()
+        dealt: list[int] = []
         while (missing := count - len(dealt)) > 0:
             if not self._queue:
-                self._queue = clips.epoch(self._epoch, self.np_random).tolist()
+                self._queue = self._clips_of_epoch().tolist()
                 self._epoch += 1
             taken, self._queue = self._queue[:missing], self._queue[missing:]
-            dealt += clips.readable_clips(np.array(taken)).tolist()
+            dealt += self._readable_clips(np.array(taken)).tolist()
         return dealt
+
+    def _clips_of_epoch(self) -> Indices:
+        return self.dynamics.features.clips.epoch(self._epoch, self.np_random)
+
+    def _readable_clips(self, clips: Indices) -> Indices:
+        return self.dynamics.features.clips.readable_clips(clips)
 
     def _seed(self, seed: int | Sequence[int | None] | None, rows: Indices) -> None:
         if seed is None:

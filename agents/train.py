@@ -4,6 +4,7 @@
     python -m agents.train algo=sac env.action=continuous env.baseline=1         actions are locations
     python -m agents.train algo=mypackage.MyDQN algo.settings.learning_rate=3e-4  a user-defined class
     python -m agents.train                                                       PPO, as python -m agents.train_ppo
+    torchrun --nproc_per_node=8 -m agents.train algo=expected_pg …               on eight GPUs; also ppo and imitation
 """
 
 from collections.abc import Iterator

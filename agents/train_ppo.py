@@ -2,6 +2,7 @@
 
     python -m agents.train_ppo                              the demo videos, rendered once
     python -m agents.train_ppo data=folder data.root=DIR    your videos: one subfolder per class
+    torchrun --nproc_per_node=8 -m agents.train_ppo …       on eight GPUs, which share the clips
 """
 
 from agents.config.command import run_command

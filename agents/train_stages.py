@@ -9,7 +9,7 @@ Stage 0 trains glancer and focuser on whole frames. Stage 1 trains focuser and h
 Stage 3 trains the head on the policy's patches, and also the focuser if stages.finetune.learning_rate is above 0. Each stage starts from
 the best checkpoint of the stage before. After Ctrl-C, a kill or a crash, the same command resumes.
 
-    torchrun --nproc_per_node=8 -m agents.train_stages …                on eight GPUs, which share the clips in stages 0, 1 and 3
+    torchrun --nproc_per_node=8 -m agents.train_stages …                on eight GPUs, which share the clips of each step
 """
 
 import time

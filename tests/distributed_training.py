@@ -2,13 +2,13 @@
 
     torchrun --nproc_per_node=2 distributed_training.py FOLDER VIDEOS '[{"stage": STAGE, "videos": 12, "stops": false, "settings": {…}}, …]'
 
-The script first runs single stages, then everything that `python -m agents.train_stages` does with a folder of videos.
+The script first runs single stages, then everything that `python -m agents.train_ppo` and `python -m agents.train_stages` do with a folder
+of videos.
 """
 
 from __future__ import annotations
 
 import json
-import os
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -51,12 +51,10 @@ def train(folder: Path, runs: list[dict[str, Any]]) -> list[list[dict[str, float
     return measured
 
 
-def as_process(rank: int, port: int, folder: Path, run: dict[str, Any]) -> None:
-    """Train as one of two processes; the first writes the metrics."""
-    there = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "TORCHELASTIC_RUN_ID": "x"}
-    os.environ.update({name: str(value) for name, value in {**there, "WORLD_SIZE": 2, "RANK": rank, "LOCAL_RANK": rank}.items()})
+def as_process(folder: Path, run: dict[str, Any]) -> None:
+    """Train in the process of a distributed run; the first process writes the metrics."""
     measured = train(folder, [run])
-    if rank == 0:
+    if distributed.is_main():
         (folder / "measured.json").write_text(json.dumps(measured))
 
 
@@ -77,16 +75,17 @@ def stopped_after_every_batch(clips, config, folder):
 
 
 def train_all(folder: Path, root: str | Path) -> None:
-    """All stages and a joint round, in the run folder ``folder``."""
+    """Train a policy in the run folder ``folder / "policy"``, and run all stages and a joint round in ``folder / "run"``."""
     stages = ("glancer", "focuser", "random_patches", "finetune")
     few = [f"stages.{stage}.{value}" for stage in stages for value in ("batch_size=4", "dropout=0", "learning_rate=0.01")]
     few += ["ppo.total_steps=64", "stages.finetune.epochs=2", "rounds=1", "joint.total_steps=32", "joint.epochs=1"]
     with tiny_networks():
-        run_command(f"run={folder}", f"data.root={root}", *few, command=train_stages, schema=TrainStages, name="train_stages")
+        run_command(f"run={folder / 'policy'}", f"data.root={root}")
+        run_command(f"run={folder / 'run'}", f"data.root={root}", *few, command=train_stages, schema=TrainStages, name="train_stages")
 
 
 if __name__ == "__main__":
     found = train(Path(sys.argv[1]), json.loads(sys.argv[3]))
-    train_all(Path(sys.argv[1]) / "run", sys.argv[2])
+    train_all(Path(sys.argv[1]), sys.argv[2])
     if distributed.is_main():
         sys.stdout.write(json.dumps(found) + "\n")

@@ -2,6 +2,7 @@
 
 import argparse
 import hashlib
+import os
 import re
 import sys
 import traceback
@@ -58,7 +59,7 @@ def run_command(
             return
         status = command.run_all(flags.overrides) if flags.multirun else main(command.checked(flags.overrides))
     except InputError as problem:
-        say(str(problem))
+        say(f"{_process()}{problem}")
         sys.exit(MISTAKE)
     except KeyboardInterrupt:
         sys.exit(STOPPED)
@@ -138,13 +139,19 @@ class _Command(Generic[C]):
         try:
             return self.main(config) or 0
         except InputError as problem:
-            say(str(problem))
+            say(f"{_process()}{problem}")
             return MISTAKE
         except (KeyboardInterrupt, SystemExit):  # raised by a run that was stopped and saved
             return STOPPED
         except Exception:
             say(traceback.format_exc())
             return BUG
+
+
+def _process() -> str:
+    """Return the start of a message, which names the process if torchrun started several."""
+    several = "TORCHELASTIC_RUN_ID" in os.environ and os.environ["WORLD_SIZE"] != "1"
+    return f"process {os.environ['RANK']} of {os.environ['WORLD_SIZE']}, numbered from 0: " if several else ""
 
 
 def _folder_name(name: str) -> str:

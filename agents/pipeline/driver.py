@@ -67,7 +67,7 @@ class StageDriver:
         self._lines = 0
         self.classifier = self._first_classifier()
         self.classifier.clip_format = clips.format
-        if distributed.is_main() and any(spec.stage == 2 for spec in self._stages[0]):
+        if any(spec.stage == 2 for spec in self._stages[0]):
             run.features(self.classifier, clips.train)  # fails early if anything does not match
         starts_from_policy = config.policy and config.last >= 2
         self.policy = run.given_policy(run.features(self.classifier, clips.train)) if starts_from_policy else None
@@ -160,12 +160,12 @@ class StageDriver:
             set_random_seed(self._seed(spec))
         if spec.stage != 2:
             score = self._train_supervised(spec, directory)
-        elif main:
+        else:
             policy = self._run.train_policy(
                 self.classifier, self._clips, directory=directory, ppo=cast(PPOConfig, spec.settings), seed=self._seed(spec),
                 start=self.policy,
             )  # fmt: skip
-            score = self._patch_score(cast(PolicyNetwork, policy))  # stages learn by PPO
+            score = self._patch_score(cast(PolicyNetwork, policy)) if main else None  # stages learn by PPO
         if main:
             done = {"began": self._fingerprint, "score": score, "lines": self._lines + len(directory.metrics())}
             write_text(directory.checkpoints / DONE, json.dumps(done) + "\n")

@@ -4,12 +4,14 @@ import hashlib
 import json
 import shutil
 import time
+from contextlib import nullcontext
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import cast
 
 import torch
 
+from adafocus_env import distributed
 from adafocus_env.cache_dir import cache_folder, exclusive
 from adafocus_env.clips.stream import StreamingClips
 from agents.config.settings import ClassifierConfig, EnvConfig, TrainPPO, TrainStages
@@ -36,7 +38,8 @@ def train_and_report(path: str | Path, config: TrainPPO) -> None:
         classifier = trained_classifier(run, clips)
         start = time.perf_counter()
         policy = run.train_policy(classifier, clips)
-        run.finish(classifier, policy, clips, start)
+        if distributed.is_main():
+            run.finish(classifier, policy, clips, start)
 
 
 TRAINING = "training"
@@ -65,17 +68,22 @@ def trained_classifier(run: TrainingRun, clips: Clips) -> Classifier:
         "video_div": config.env.video_div,
     }  # fmt: skip
     folder = cache_folder("classifiers") / hashlib.sha256(json.dumps(list(origin.values())).encode()).hexdigest()[:16]
-    with exclusive(folder.with_suffix(".lock"), f"the classifier in {folder}"):
-        if (folder / checkpoint.CARD).exists():
+    main = distributed.is_main()
+    with exclusive(folder.with_suffix(".lock"), f"the classifier in {folder}") if main else nullcontext():
+        if distributed.broadcast_object((folder / checkpoint.CARD).exists()):
             display.say(f"classifier: the one trained before on this data set ({folder})")
         else:
             display.say("classifier: none fits this data set; stages 0 and 1 train one now, and it is cached for the next run")
-            with RunDir.open(folder / TRAINING, origin, force=config.force) as directory:
+            training = RunDir.open(folder / TRAINING, origin, force=config.force) if main else RunDir(folder / TRAINING)
+            with training as directory:
                 classifier = train_classifier(
                     directory, given, clips, config.stages, display, device=run.device, video_div=config.env.video_div
                 )
-            checkpoint.save(classifier, folder, data=clips.data.name)
-        shutil.rmtree(RunDir(folder / TRAINING).checkpoints, ignore_errors=True)  # larger than the classifier
+            if main:
+                checkpoint.save(classifier, folder, data=clips.data.name)
+        if main:
+            shutil.rmtree(RunDir(folder / TRAINING).checkpoints, ignore_errors=True)  # larger than the classifier
+    distributed.barrier()  # the other processes load the files of the main process
     return checkpoint.load(folder, run.device)
 
 

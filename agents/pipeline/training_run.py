@@ -22,12 +22,14 @@ from adafocus_env.full_information import check_full_information
 from adafocus_env.observation import OBSERVATIONS
 from adafocus_env.reward import ALONE, REWARDS
 from adafocus_env.videos.dataset import check_train_split
+from agents.config.compose import flat
 from agents.config.policy import SKIPPING
-from agents.config.settings import PPOConfig, Train, Training, TrainPPO
+from agents.config.settings import AlgoConfig, PPOConfig, Train, Training, TrainPPO
 from agents.pipeline.builders import Clips, build_clips, choose_classifier, features_of, in_order_of, inference_classifier
 from agents.policies.baselines import check_policy
 from agents.policies.networks import PolicyNetwork, load_policy
 from agents.rl.algorithms import ALGORITHMS, algorithm_of, check_fits, check_settings, class_of, learns_as_ppo
+from agents.rl.distributed import check_processes
 from agents.rl.environment import reward_of
 from agents.rl.saved_model import TrainedModel, selection_of
 from agents.rl.settings import algorithm_settings, check_ppo
@@ -36,12 +38,12 @@ from agents.runs.interrupts import Stopped
 from agents.runs.loggers import Curves, check_log
 from agents.runs.progress import Display
 from agents.runs.report import report, split_title, table
-from agents.runs.run_dir import RunDir
+from agents.runs.run_dir import EXECUTION_KEYS, RunDir
 from agents.runs.seeding import make_deterministic
 from agents.runs.threads import limit_threads
 from classifiers import checkpoint
 from classifiers.classifier import Architecture, Classifier, ClipFormat
-from classifiers.errors import InputError, lookup, refuse_if
+from classifiers.errors import InputError, count_of, lookup, refuse_if
 
 SCORE = ("val_confidence_anytime",)
 """The validation metrics by which policies are selected."""
@@ -75,10 +77,13 @@ class TrainingRun:
         """Open the run directory and set the seeds. If there are several processes, only the main process writes files and shows progress.
 
         Raises:
-            InputError: If the directory belongs to another run, or if the settings ``device`` or ``log`` cannot be used.
+            InputError: If the directory belongs to another run, if the settings ``device`` or ``log`` cannot be used, or if the processes
+                have different settings.
         """
         check_log(config.log)
         make_deterministic()
+        compared = {key: value for key, value in flat(asdict(config)).items() if key not in EXECUTION_KEYS}
+        distributed.check_equal("settings", compared, "start all of them with the same command")
         main = distributed.is_main()
         with distributed.main_first():  # the other processes only read
             directory = RunDir.open(path, asdict(config), force=config.force) if main else RunDir(path)
@@ -135,12 +140,14 @@ class TrainingRun:
         with distributed.main_first():
             of_data = in_order_of(config.data, getattr(given, "clip_format", ClipFormat()))
             clips = build_clips(data, of_data, architecture.size, self.display, seed=config.seed)
+        check_clips(clips, processes=distributed.world_size() if for_policy else 1)
         self.seconds["render"] = time.perf_counter() - start
         return clips
 
     def _check_algorithm(self, architecture: Architecture) -> None:
         """Check the settings of the algorithm before videos are rendered; see `check_algo` and `check_ppo`."""
         config = cast(TrainPPO, self.config)
+        check_processes(config.algo if isinstance(config, Train) else AlgoConfig(), config.env.num_envs)
         reward = lookup("env.reward", reward_of(config.env), REWARDS)
         refuse_if(reward.alone and config.env.action in SKIPPING, ALONE.replace("reward=", "env.reward="))
         if isinstance(config, Train):
@@ -190,7 +197,7 @@ class TrainingRun:
         ppo = ppo or config.ppo
         features = self.features(classifier, clips.train)
         self.display.say(features.about)
-        val = self.features(classifier, clips.val) if clips.val else None
+        val = self.features(classifier, clips.val) if clips.val and distributed.is_main() else None
         algo = config.algo if isinstance(config, Train) else None
         settings = algorithm_settings(features, config.env, config.network, ppo, algo, start or self.given_policy(features))
         seed = config.seed if seed is None else seed
@@ -251,6 +258,24 @@ class TrainingRun:
             result["best"] = {**best, **{key: metrics[key] for key in SCORE if key in metrics}}
         self.directory.write_result({**result, **(result_entries or {}), "seconds": seconds})
         self.display.say(f"saved to {self.directory.root}: result.json, result.png, contact_sheet.png, predictions.csv, checkpoints/")
+
+
+def check_clips(clips: Clips, processes: int) -> None:
+    """Check that all processes have the same clips, and that there are enough training clips.
+
+    Raises:
+        InputError: If the clips differ, or if there are fewer training clips per epoch than ``processes``.
+    """
+    splits = {name: split for name, split in (("train", clips.train), ("val", clips.val), ("test", clips.test)) if split is not None}
+    distributed.check_equal(
+        "data", {name: f"{count_of(len(split), 'clip')}, fingerprint {split.fingerprint[:12]}" for name, split in splits.items()},
+        "give all machines the same files, with the same modification times",
+    )  # fmt: skip
+    refuse_if(
+        clips.train.epoch_size < processes,
+        f"{count_of(processes, 'process', 'processes')} cannot share {count_of(clips.train.epoch_size, 'training clip')}; start at most "
+        "one process per clip",
+    )
 
 
 def check_algo(config: Train, space: spaces.Space) -> None:

@@ -7,6 +7,7 @@ from numpy.typing import DTypeLike
 from stable_baselines3.common.vec_env import VecEnv, VecMonitor
 from stable_baselines3.common.vec_env.base_vec_env import VecEnvStepReturn
 
+from adafocus_env import distributed
 from adafocus_env.dynamics import Dynamics
 from adafocus_env.features.live import Features
 from adafocus_env.sb3_env import AdaFocusVecEnv
@@ -16,13 +17,14 @@ from agents.config.settings import EnvConfig
 from agents.evaluation.evaluate import flops_of
 from agents.evaluation.inference import policy_flops
 from agents.policies.networks import NetworkArchitecture, PolicyNetwork
+from agents.rl.distributed import SharedVectorEnv
 from classifiers.errors import InputError, refuse_if
 
 DAMPING = 4.0
 
 
 def make_environment(features: Features, config: EnvConfig, observation: str | None = None) -> "EpisodeStatsWrapper":
-    """Return the training environment, which plays every clip once per epoch.
+    """Return the training environment, which plays every clip once per epoch. Several processes share its work.
 
     Args:
         features: features of the training clips.
@@ -30,7 +32,8 @@ def make_environment(features: Features, config: EnvConfig, observation: str | N
         observation: a name in `adafocus_env.observation.OBSERVATIONS`; None: `reference`, or `reference_looks` if actions can skip.
     """
     observation = observation or ("reference_looks" if config.action in SKIPPING else "reference")
-    vector = AdaFocusVectorEnv(
+    kind = SharedVectorEnv if distributed.world_size() > 1 else AdaFocusVectorEnv
+    vector = kind(
         config.num_envs, features.classifier, features.clips,
         observation=observation, reward=reward_of(config), baseline=cast(Any, config.baseline), action=config.action, grid=config.grid,
         full_information=config.full_information, cost_weight=config.cost_weight, skipped=config.skipped, video_div=config.video_div,

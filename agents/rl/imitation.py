@@ -14,9 +14,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from adafocus_env import distributed
 from adafocus_env.dynamics import Dynamics
+from adafocus_env.transfers import to_device
 from agents.policies.baselines import Oracle
 from agents.rl.buffers import ClipRolloutBuffer
+from agents.rl.distributed import owned
 from agents.rl.expected_pg import ExpectedPG
 from classifiers.errors import refuse_if
 
@@ -76,14 +79,18 @@ class Imitation(ExpectedPG):
     def _cells(self, references: Tensor, log_probs: Tensor) -> Tensor:
         """Return the distributions (B, A) that the policy should learn.
 
-        The cell nearest to the tracked target has probability 1. If the frame does not show the target, all entries are 0.
+        The cell nearest to the tracked target has probability 1. If the frame does not show the target, all entries are 0. Each process
+        reads the tracks of the clips that it owns.
         """
         features, steps = self._dynamics.features, references[:, :2].long().cpu().numpy()
-        cells = torch.from_numpy(Oracle(features).choose(steps)).to(log_probs.device)
-        target = torch.zeros_like(log_probs).scatter_(1, cells[:, None], 1.0)
-        clips, rows = np.unique(steps[:, 0], return_inverse=True)
+        ours = np.flatnonzero(owned(steps[:, 0]))
+        clips, rows = np.unique(steps[ours, 0], return_inverse=True)
         shown = np.ones((len(clips), features.num_steps), bool)
         for row, clip in enumerate(clips.tolist()):
             if (known := features.clips.targets(clip)) is not None:
                 shown[row] = known.visible.reshape(features.num_steps, -1).any(1)
-        return target * torch.from_numpy(shown[rows.ravel(), steps[:, 1]])[:, None].to(target)
+        ours = ours[shown[rows.ravel(), steps[ours, 1]]]
+        target = torch.zeros_like(log_probs)
+        if len(ours):
+            target[to_device(ours, target.device), to_device(Oracle(features).choose(steps[ours]), target.device)] = 1.0
+        return distributed.all_sum(target)

@@ -8,6 +8,7 @@ from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.logger import configure
 
+from adafocus_env import distributed
 from adafocus_env.features.live import Features
 from agents.config.settings import EnvConfig
 from agents.evaluation.budgets import threshold_for
@@ -15,6 +16,7 @@ from agents.evaluation.evaluate import evaluate_policy
 from agents.evaluation.metrics import PolicyEvaluation, validation_metrics
 from agents.policies.networks import PolicyNetwork
 from agents.policies.sb3 import bind, cache_outputs, load_network
+from agents.rl.distributed import share_policy, share_random_states
 from agents.rl.environment import EpisodeStatsWrapper, make_environment
 from agents.rl.saved_model import (
     START_OVER,
@@ -49,9 +51,11 @@ def train_policy(
 ) -> Policy:
     """Train a policy, or resume a stopped run; return the best policy on the validation split.
 
+    If there are several processes, they share the work (see `agents.rl.distributed`), and only the main process validates and writes files.
+
     Args:
         features: features of the training clips from the frozen networks.
-        val: features of the validation clips; None: return the last policy.
+        val: features of the validation clips, which only the main process needs; None: return the last policy.
         run: the directory of metrics and checkpoints.
         display: shows progress.
         settings: settings of the algorithm; see `agents.rl.settings.algorithm_settings`.
@@ -63,6 +67,7 @@ def train_policy(
         Stopped: if the user asked to stop; the next call resumes.
     """
     fingerprint = features.classifier.fingerprint()
+    distributed.check_equal("classifier", {"weights": fingerprint}, "start all of them with the same files")
     environment = make_environment(features, env, settings.observation)
     callback = TrainingCallback(run, display, settings, features, val, environment)
     model = settings.make_model(environment, seed)
@@ -75,6 +80,9 @@ def train_policy(
         load_network(model.policy, settings.start)  # type: ignore[arg-type]
         if val is not None:
             callback.select(settings.start)  # training may not improve on it
+    if distributed.world_size() > 1:
+        share_policy(model.policy)  # type: ignore[arg-type]
+        share_random_states()
     model.set_logger(configure(None, []))  # the run directory has the metrics
     if environment.steps < settings.total_steps:
         total = settings.total_steps * (environment.num_envs if settings.algorithm.counts_rows else 1)
@@ -88,6 +96,7 @@ def train_policy(
         display.say(f"best policy: {of}, anytime confidence {best.confidence_anytime:.3f} on {count}")
         for doubt in _doubts(best, len(val.clips)):
             display.say(f"warning: {doubt}")
+    distributed.barrier()  # the main process has saved the best policy
     return load_trained(run.checkpoints / "best", model.device)
 
 
@@ -121,7 +130,8 @@ def _restore(model: BaseAlgorithm, run: RunDir) -> dict[str, Any] | None:
     earlier = sum(line["stage"] < STAGE for line in run.metrics())
     if state is None and len(run.metrics()) > earlier and (problem := why_not_resumable(model)):
         raise InputError(f"{problem}; {START_OVER}")
-    run.truncate(earlier if state is None else state["lines"])
+    if distributed.is_main():
+        run.truncate(earlier if state is None else state["lines"])
     return state
 
 
@@ -216,10 +226,11 @@ class TrainingCallback(BaseCallback):
         settings, steps = self._settings, self._env.steps
         if last or steps >= self._next_line:
             self._log(validate=last or steps >= self._next_validation)
-        stop = self.stop is not None and self.stop.requested
+        stop = distributed.any_process(self.stop is not None and self.stop.requested)
         due = self._env.at_episode_start() and (last or stop or steps >= self._next_save)
         if due and self._check_resumable():
-            save_training_state(self.model, self._run.checkpoints, self.state(), self._random_states)
+            if distributed.is_main():  # the state is the same in all processes
+                save_training_state(self.model, self._run.checkpoints, self.state(), self._random_states)
             self._next_save = _next(steps, settings.save_every)
         if stop and (due or not (last or self._resumable)):
             raise Stopped  # some algorithms ignore the return value of `_on_step`
@@ -233,9 +244,11 @@ class TrainingCallback(BaseCallback):
         line |= {**settings.update_metrics(self.logger.name_to_value), **self._rollout_metrics}
         self._next_line = _next(steps, settings.log_every)
         if validate:
-            line |= self._validate()
+            line |= self._validate() if distributed.is_main() else {}
+            share_random_states()
             self._next_validation = _next(steps, settings.validate_every)
-        self._run.log(line)
+        if distributed.is_main():
+            self._run.log(line)
         self._bar.at(min(steps, settings.total_steps), figures(line))
         self.logger.dump(steps)  # clears the logged values
 

@@ -101,13 +101,13 @@ class EpochCheckpoint:
             InputError: If the checkpoint cannot be written.
         """
         self.progress(epochs)
-        if _any_process(self._stop.requested or time.monotonic() - self._saved_at >= self._seconds):
+        if distributed.any_process(self._stop.requested or time.monotonic() - self._saved_at >= self._seconds):
             self.between_epochs()
 
     def between_epochs(self) -> None:
         """Save a checkpoint. Raises the same errors as `between_batches`."""
         self._save()
-        if _any_process(self._stop.requested):
+        if distributed.any_process(self._stop.requested):
             raise Stopped
 
     def _save(self) -> None:
@@ -131,10 +131,6 @@ class EpochCheckpoint:
             leftover.unlink()
         files = self._files()
         return _load(files[-1], others=len(files) > 1) if files else None
-
-
-def _any_process(value: bool) -> bool:
-    return bool(distributed.all_sum(torch.tensor([value], dtype=torch.int64)).item())
 
 
 def _load(file: Path, *, others: bool) -> dict[str, Any]:

@@ -12,8 +12,6 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
-from torch.nn import functional as F
-from torch.overrides import TorchFunctionMode
 
 from adafocus_env import distributed
 from adafocus_env.clips.store import ClipSource
@@ -142,7 +140,7 @@ class StageModel(nn.Module):
     ) -> None:
         super().__init__()
         self.trained = nn.ModuleList(trainable.module for trainable in trainables)
-        self.batch_norm = GlobalBatchNorm()
+        self.batch_norm = distributed.GlobalBatchNorm()
         self._networks = [*self.trained, *frozen]
         self._find_unused = any(trainable.find_unused for trainable in trainables)
         self._scores, self._config, self._device = scores, config, device
@@ -189,64 +187,3 @@ class StageModel(nn.Module):
     def _set_memory_format(self, memory_format: torch.memory_format) -> None:
         for network in self._networks:
             network.to(memory_format=memory_format)
-
-
-class GlobalBatchNorm(TorchFunctionMode):
-    """A mode in which batch norms in training mode use and update statistics over all processes, on CPUs and GPUs.
-
-    The mode replaces the function `torch.nn.functional.batch_norm`. Networks, weights and parameter names therefore stay the same, and the
-    mode also applies to custom layers. (`torch.nn.SyncBatchNorm` works only on GPUs.)
-
-    Attributes:
-        has_samples: Whether the statistics include the images of this process. If ``has_samples`` is False, the images of this process are
-            nevertheless normalised.
-    """
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.has_samples = True
-
-    def __torch_function__(self, func: Callable[..., Any], types: Sequence[type], args: tuple[Any, ...] = (), kwargs: Any = None) -> Any:
-        call = self._batch_norm if func is F.batch_norm else func
-        return call(*args, **(kwargs or {}))
-
-    def _batch_norm(
-        self,
-        inputs: Tensor,
-        running_mean: Tensor | None,
-        running_var: Tensor | None,
-        weight: Tensor | None = None,
-        bias: Tensor | None = None,
-        training: bool = False,
-        momentum: float = 0.1,
-        eps: float = 1e-5,
-    ) -> Tensor:
-        if not training:
-            return F.batch_norm(inputs, running_mean, running_var, weight, bias, False, momentum, eps)
-        over, channels = [0, *range(2, inputs.ndim)], (1, -1, *[1] * (inputs.ndim - 2))
-        values = inputs.float()
-        count = values.new_full((1,), values.numel() / values.shape[1])
-        sums: Tensor = _AllSum.apply(torch.cat([values.sum(over), count]) * self.has_samples)
-        count = sums[-1:].detach()
-        mean = sums[:-1] / count
-        centred = values - mean.view(channels)  # E[x²] − E[x]² would lose precision
-        var: Tensor = _AllSum.apply(centred.square().sum(over) * self.has_samples) / count
-        if running_mean is not None and running_var is not None:
-            with torch.no_grad():
-                running_mean.lerp_(mean, momentum)
-                running_var.lerp_(var * (count / (count - 1)), momentum)
-        scale = (var + eps).rsqrt() if weight is None else (var + eps).rsqrt() * weight
-        outputs = centred * scale.view(channels)
-        return (outputs if bias is None else outputs + bias.view(channels)).to(inputs.dtype)
-
-
-class _AllSum(torch.autograd.Function):
-    """The sum of a tensor over all processes. The gradient of this sum is the sum of the gradients of all processes."""
-
-    @staticmethod
-    def forward(ctx: Any, values: Tensor) -> Tensor:
-        return distributed.all_sum(values.clone())
-
-    @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> Tensor:
-        return distributed.all_sum(gradient.clone())

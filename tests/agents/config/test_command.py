@@ -290,6 +290,15 @@ def test_a_bug_is_not_caught():
         call("act=bug")
 
 
+def test_the_message_of_one_of_several_processes_names_the_process(capsys, monkeypatch):
+    for name, value in {"TORCHELASTIC_RUN_ID": "x", "WORLD_SIZE": "4", "RANK": "2"}.items():
+        monkeypatch.setenv(name, value)
+    for arguments in (("act=mistake",), ("act=mistake", "-m")):
+        with pytest.raises(SystemExit):
+            call(*arguments)
+        assert "process 2 of 4, numbered from 0: file: [bold]no[/bold] such thing; choose another\n" in capsys.readouterr().err
+
+
 def test_ctrl_c_has_its_status_and_no_traceback(capsys):
     with pytest.raises(SystemExit) as stop:
         call("act=interrupt")

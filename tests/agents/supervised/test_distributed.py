@@ -1,7 +1,6 @@
 import json
-import multiprocessing
 import os
-import socket
+import shutil
 import subprocess
 import sys
 from dataclasses import replace
@@ -17,6 +16,7 @@ from safetensors.torch import load_file
 from supervised_stages import CONFIG, STAGES
 from tiny_training import make_folder
 from torch import nn
+from two_processes import call_in_two
 
 from adafocus_env import distributed, fill_bank
 from adafocus_env.build import choose_device
@@ -25,7 +25,7 @@ from adafocus_env.clips.stream import StreamingClips
 from agents.config.settings import ClassifierConfig, SupervisedConfig, TrainStages
 from agents.pipeline.stages import check_learning
 from agents.runs.run_dir import RunDir
-from agents.supervised.stage_model import Batch, GlobalBatchNorm, load_batch
+from agents.supervised.stage_model import Batch, load_batch
 from classifiers.errors import InputError
 
 TESTS = Path(__file__).parents[2]
@@ -54,47 +54,35 @@ def root(tmp_path_factory, clips):
 
 
 @pytest.fixture(scope="module")
-def two(tmp_path_factory, root):
-    """Return the metrics of `RUNS` in two processes, and the folder of their weights and of a complete training."""
+def two(tmp_path_factory, root, cache):
+    """Return the metrics of `RUNS` in two processes, and the folder of their weights and of complete trainings."""
+    shutil.rmtree(cache / "classifiers", ignore_errors=True)  # other tests may have left one
     folder = tmp_path_factory.mktemp("two")
     path = os.pathsep.join([str(TESTS), str(TESTS.parent)])
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
     result = subprocess.run(
         [*command, str(TESTS / "distributed_training.py"), str(folder), str(root), json.dumps(RUNS)],
-        env={**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1"}, capture_output=True, text=True, timeout=250,
+        env={**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1"}, capture_output=True, text=True, timeout=400,
     )  # fmt: skip
     assert result.returncode == 0, result.stderr
     return json.loads(result.stdout.splitlines()[-1]), folder
 
 
 @pytest.fixture(scope="module")
-def one(tmp_path_factory, root):
-    """Return the same for one process."""
+def one(tmp_path_factory, root, two):
+    """Return the same for one process, which uses the classifier that two processes have trained and cached."""
     folder = tmp_path_factory.mktemp("one")
-    train_all(folder / "run", root)
+    train_all(folder, root)
     return train(folder, RUNS[:6]), folder
 
 
 def test_two_forked_processes_do_what_one_does(tmp_path):
-    """This is the fast form of the test: a server imports everything once and is then forked.
-
-    A fork of this process would fail if an earlier test had started PyTorch's threads for backward passes.
-    """
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["distributed_training"])
+    """This is the fast form of the test."""
     folders = [tmp_path / name for name in ("one", "two")]
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    processes = [context.Process(target=as_process, args=(rank, port, folders[1], RUNS[2])) for rank in (0, 1)]
     for folder in folders:
         folder.mkdir()
-    for process in processes:
-        process.start()
+    assert call_in_two(as_process, folders[1], RUNS[2]) == [0, 0]
     alone = train(folders[0], [RUNS[2]])
-    for process in processes:
-        process.join()
-        assert process.exitcode == 0
     assert_alike((alone, folders[0]), (json.loads((folders[1] / "measured.json").read_text()), folders[1]), 0)
 
 
@@ -126,6 +114,15 @@ def test_two_processes_that_are_stopped_again_and_again_end_as_if_they_had_not_b
 
 
 @pytest.mark.slow
+def test_two_processes_train_a_policy_as_one_does(one, two):
+    alone, together = (RunDir(found[1] / "policy") for found in (one, two))
+    assert len(alone.metrics()) == len(together.metrics()) == len(together.timing()) == 4
+    for line, other in zip(alone.metrics(), together.metrics(), strict=True):
+        assert line == pytest.approx(other, abs=1e-3)
+    assert alone.result()["policies"].keys() == together.result()["policies"].keys()
+
+
+@pytest.mark.slow
 def test_two_processes_go_through_all_stages_as_one_does(one, two):
     alone, together = (RunDir(found[1] / "run") for found in (one, two))
     assert len(alone.metrics()) == len(together.metrics()) == 10
@@ -153,7 +150,7 @@ class Activated(nn.BatchNorm2d):
 def test_the_batch_norm_of_several_processes_is_that_of_one_where_there_is_one(make, training):
     torch.manual_seed(0)
     values, results = torch.randn(4, 3, 5, 5) * 3 + 7, []
-    for mode in (None, GlobalBatchNorm()):
+    for mode in (None, distributed.GlobalBatchNorm()):
         norm, inputs = make().train(training), values.clone().requires_grad_()
         if mode is None:
             outputs = norm(inputs)
