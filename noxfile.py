@@ -11,6 +11,7 @@ Where the Python that runs nox has a package already, in a version that fits, a 
 from __future__ import annotations
 
 import sysconfig
+from collections.abc import Sequence
 from pathlib import Path
 
 import nox
@@ -30,8 +31,8 @@ def newest(session: nox.Session) -> None:
 
 @nox.session
 def rllib(session: nox.Session) -> None:
-    """The Gymnasium that RLlib pins."""
-    _test(session, "rllib")
+    """The Gymnasium that RLlib pins. Predictions on Ray are tested here, too."""
+    _test(session, "rllib,ray", tests=[*TESTS, "tests/agents/prediction/test_ray_engine.py"])
 
 
 @nox.session
@@ -40,12 +41,12 @@ def oldest(session: nox.Session) -> None:
     _test(session, "video", "gymnasium==1.1.*")
 
 
-def _test(session: nox.Session, extras: str, *packages: str) -> None:
+def _test(session: nox.Session, extras: str, *packages: str, tests: Sequence[str] = TESTS) -> None:
     _lie_over_this_python(session)
     session.install("--quiet", "--upgrade", f".[dev,{extras}]", *packages)
     session.env["RAY_USAGE_STATS_ENABLED"] = "0"  # Ray would tell its makers
     session.run("python", "-c", "import gymnasium; print('gymnasium', gymnasium.__version__)")
-    session.run("python", "-m", "pytest", "-r", "s", "-m", "", *TESTS, *session.posargs)  # the slow ones, too
+    session.run("python", "-m", "pytest", "-r", "s", "-m", "", *tests, *session.posargs)  # the slow ones, too
 
 
 def _lie_over_this_python(session: nox.Session) -> None:

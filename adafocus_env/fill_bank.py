@@ -15,6 +15,7 @@ from adafocus_env.features.disk_bank import DiskBank, check_folder, check_room
 from adafocus_env.settings import EnvSettings
 from adafocus_env.terminal import plain
 from adafocus_env.videos.dataset import DataSet, with_classes
+from adafocus_env.work_shard import WorkShard
 from classifiers import checkpoint
 from classifiers.classifier import Classifier
 from classifiers.errors import refuse_if
@@ -31,15 +32,16 @@ def fill_feature_bank(name: str, data: DataSettings, env: EnvSettings, *, split:
         env: settings of the environment. The settings ``env`` determine the features (actions, decisions and number format) and the folder
             of the banks (``bank``).
         split: train, val, test or all.
-        shard: I/N: the work is divided into N shares, and this call does share number I, counted from 0. If torchrun starts several
-            processes, they divide this share among themselves.
+        shard: I/N, the shard of the work to do; see `WorkShard`. If torchrun starts several processes, they divide this shard among
+            themselves.
         device: auto, cpu, cuda or cuda:N.
 
     Raises:
         InputError: if the classifier, the data set, the shard or the folder cannot be used, if classifier and data do not match, or if
             there is not enough space.
     """
-    part, parts = _of_process(*_share(shard))
+    job = WorkShard.parse(shard)
+    part, parts = _of_process(job.index - 1, job.count)
     refuse_if(
         data.views == "resample",
         "data.views must be a number of clips per video to store features, got resample, which stores no clips",
@@ -93,16 +95,6 @@ def _bank(classifier: Classifier, videos: DataSet, data: DataSettings, split: Sp
     check_fit(classifier, clips)
     action = make_action(env.action, env.grid, classifier)
     return DiskBank(classifier, clips, action, env.bank, video_div=env.video_div, dtype=env.bank_dtype)
-
-
-def _share(shard: str) -> tuple[int, int]:
-    """Parse I/N as two numbers."""
-    part, slash, parts = shard.partition("/")
-    refuse_if(
-        not (slash and part.isdecimal() and parts.isdecimal() and int(part) < int(parts)),
-        f"shard must be I/N, the I-th of N shares from 0 (shard=0/4, …, shard=3/4), got {shard!r}",
-    )
-    return int(part), int(parts)
 
 
 def _of_process(part: int, parts: int) -> tuple[int, int]:

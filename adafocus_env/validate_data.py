@@ -21,6 +21,7 @@ from adafocus_env.videos.decoding import Failure, run_in_workers
 from adafocus_env.videos.list_files import Fault
 from adafocus_env.videos.published import PUBLISHED, Usable
 from adafocus_env.videos.readers import DecodedClip, DecodeRequest
+from adafocus_env.work_shard import WHOLE, WorkShard
 from classifiers.atomic_files import write_text
 from classifiers.errors import refuse_if, shortened
 
@@ -138,29 +139,32 @@ def _spread(counts: Counter[float] | Counter[int], unit: str) -> str:
     return f"{median:g} {unit} (median); {sum(number for _, number in others)} of {counts.total()} videos differ: {lookup}"
 
 
-def validate_data(data: DataSettings, workers: int | None, out: str) -> int:
+def validate_data(data: DataSettings, workers: int | None, out: str, shard: str = "1/1") -> int:
     """Print a report on a data set.
 
     Args:
         data: the data set and T.
         workers: number of decoding processes; None: one per CPU core.
-        out: path of a JSON file to which all findings are written; empty: no file.
+        out: path of a JSON file to which all findings are written; empty: no file. With several shards, the name of the file states the
+            shard.
+        shard: I/N, the shard of the videos to check; see `WorkShard`.
 
     Returns:
         1 if some video cannot be used as the lists describe it, otherwise 0.
 
     Raises:
-        InputError: if the data set is unknown, or a file cannot be read or written.
+        InputError: if the data set is unknown, if the shard is invalid, or if a file cannot be read or written.
     """
-    path, workers = _writable(out), workers or os.cpu_count() or 1
-    report = check_data(usable_data(replace(data, workers=workers)), data.num_frames, workers, Console(stderr=True))
+    job, workers = WorkShard.parse(shard), workers or os.cpu_count() or 1
+    path = _writable(out, job)
+    report = check_data(usable_data(replace(data, workers=workers)), data.num_frames, workers, Console(stderr=True), job)
     report.show(Console(), path)
     if path is not None:
         report.write(path)
     return int(report.num_faults > 0)
 
 
-def check_data(usable: Usable, num_frames: int, workers: int, console: Console) -> Report:
+def check_data(usable: Usable, num_frames: int, workers: int, console: Console, shard: WorkShard = WHOLE) -> Report:
     """Open every video of a data set, decode its test clip, and compare it with the lists.
 
     Args:
@@ -168,14 +172,14 @@ def check_data(usable: Usable, num_frames: int, workers: int, console: Console) 
         num_frames: T, frames per clip.
         workers: number of decoding processes.
         console: shows a progress bar.
+        shard: the shard of the videos to check. Findings on the lists as a whole are in the report of the first shard only.
     """
     data = usable.data
-    listed = [(part, video) for part in PARTS for video in getattr(data, part)]
-    counts = {part: len(getattr(data, part)) for part in PARTS}
-    report = Report(data.name, num_frames, usable.place, counts, notes=[*usable.notes], unused=data.unused)
+    listed = shard.of([(part, video) for part in PARTS for video in getattr(data, part)])
+    counts = {each: sum(part == each for part, _ in listed) for each in PARTS}
+    report = Report(data.name, num_frames, usable.place, counts)
     if data.prepare is not None:
         data.prepare([video for _, video in listed])
-    report.findings += [_bad_line(fault, data) for fault in usable.faults]
     folders = {_plain(name): label for label, name in enumerate(data.classes)}
     missing = {video.path for _, video in listed if not video.path.exists()}
     for part, video in listed:
@@ -184,7 +188,11 @@ def check_data(usable: Usable, num_frames: int, workers: int, console: Console) 
     present = [(part, video) for part, video in listed if video.path not in missing]
     for (part, video), result in _decoded(present, num_frames, workers, console):
         _note(report, part, video, result)
-    report.notes += [*_classes_without_videos(data), *_of_frames(usable, report)]
+    if shard.index == 1:
+        report.findings += [_bad_line(fault, data) for fault in usable.faults]
+        report.notes += [*usable.notes, *_classes_without_videos(data)]
+        report.unused = data.unused
+    report.notes += _of_frames(usable, report)
     report.findings.sort(key=lambda finding: (KINDS.index(finding.kind), PARTS.index(finding.part), finding.video))
     return report
 
@@ -256,8 +264,8 @@ def _of_frames(usable: Usable, report: Report) -> Iterator[str]:
         yield f"frames whose shorter side is not the published {about.short_side} pixels: in {other} videos"
 
 
-def _writable(out: str) -> Path | None:
-    """Return the path of the file to write.
+def _writable(out: str, shard: WorkShard) -> Path | None:
+    """Return the path of the file to write for a shard.
 
     This function is called before the work starts, to check early that the file can be written.
     """
@@ -265,4 +273,4 @@ def _writable(out: str) -> Path | None:
         return None
     path = Path(out).expanduser()
     refuse_if(path.is_dir() or not os.access(path.parent, os.W_OK), f"out={out} cannot be written; give a file in a folder that exists")
-    return path
+    return path.with_name(f"{path.stem}{shard.suffix}{path.suffix}")

@@ -1,10 +1,10 @@
 """Fill a feature bank on disk in advance, so that training and evaluation with ``bank=DIR`` run only the head.
 
-    python -m agents.fill_feature_bank classifier=demo out=DIR [data=demo] [data.root=DIR] [split=all] [shard=0/4]
+    python -m agents.fill_feature_bank classifier=demo out=DIR [data=demo] [data.root=DIR] [split=all] [shard=1/4]
 
 All settings that change clips or features must be equal here and in the training command. Their defaults are equal. An interrupted command
-resumes when it is run again, and several commands may run at once. The size of the bank is printed before features are computed. On a
-machine with eight GPUs
+resumes when it is run again, and several commands may run at once. The size of the bank is printed before features are computed.
+``shard=I/N`` fills the I-th of N shards of the same bank, for the jobs of a scheduler. On a machine with eight GPUs
 
     torchrun --nproc_per_node=8 -m agents.fill_feature_bank …
 

@@ -25,7 +25,7 @@ from collections import deque
 from collections.abc import Generator, Sequence
 from functools import partial
 from multiprocessing.connection import Connection, Pipe, wait
-from typing import Any
+from typing import Any, cast
 
 from adafocus_env.videos.answers import Failure, receive, send
 from classifiers.errors import InputError
@@ -86,7 +86,7 @@ def run_in_workers(
         InputError: if the limit of the memory is invalid; see `memory_limit`.
         RuntimeError: if a worker cannot start. The message contains the output of the worker.
     """
-    new_worker = partial(_Worker, function, memory_limit(), (Failure, *([result] if result else [])))
+    new_worker = partial(_new_worker, function, result)
     waiting = deque(enumerate(tasks))
     workers: list[_Worker] = []
     try:
@@ -108,6 +108,43 @@ def run_in_workers(
     finally:
         for worker in workers:
             worker.stop()
+
+
+class WorkerProcess:
+    """A worker process that is started by the first task and used for all later tasks, one at a time.
+
+    `run_in_workers` starts new workers for every call, which takes about half a second.
+
+    Args:
+        function: See `run_in_workers`.
+        result: See `run_in_workers`.
+    """
+
+    def __init__(self, function: str, result: type | None = None) -> None:
+        self._function, self._result = function, result
+        self._worker: _Worker | None = None
+
+    def call(self, task: object, time_limit: float) -> Any:
+        """Return the result of a task, or a `Failure`. A worker that crashed or was stopped is replaced at the next task.
+
+        Raises:
+            InputError: If the limit of the memory is invalid; see `memory_limit`.
+            RuntimeError: If the worker cannot start.
+        """
+        if self._worker is None or not self._worker.running:
+            self.stop()
+            self._worker = _new_worker(self._function, self._result)
+            _ready([self._worker])
+            self._worker.finished(time_limit)
+        self._worker.assign(0, task, time_limit)
+        _ready([self._worker])
+        _, result = cast(tuple[int, Any], self._worker.finished(time_limit))
+        return result
+
+    def stop(self) -> None:
+        """Kill the worker, if there is one."""
+        if self._worker is not None and self._worker.alive:
+            self._worker.stop()
 
 
 class _Worker:
@@ -138,6 +175,11 @@ class _Worker:
         self._task, self.deadline = number, time.monotonic() + time_limit
         with contextlib.suppress(OSError):  # if the worker has died, this is reported when its answer is read
             self.connection.send(task)
+
+    @property
+    def running(self) -> bool:
+        """Whether the process runs. It may have died since its last task."""
+        return self.alive and self._process.poll() is None
 
     def finished(self, time_limit: float) -> tuple[int, object | Failure] | None:
         """Return the result of the task, or None if the worker has just started.
@@ -187,6 +229,11 @@ class _Worker:
     def _written(self) -> str:
         self._output.seek(max(0, self._output.seek(0, os.SEEK_END) - 4000))
         return self._output.read().decode(errors="replace").strip()
+
+
+def _new_worker(function: str, result: type | None) -> _Worker:
+    """Start a worker. The arguments are those of `run_in_workers`."""
+    return _Worker(function, memory_limit(), (Failure, *([result] if result else [])))
 
 
 def _ready(workers: list[_Worker]) -> list[_Worker]:

@@ -220,11 +220,22 @@ class Predict:
     batch_size: int = setting(8, "windows per batch of the networks", ge=1)
     time_limit: float = setting(60.0, "time after which a decoding process is stopped", unit="s", gt=0, allow_inf_nan=False)
     device: str = setting("auto", DEVICE)
+    shard: str = setting("1/1", "I/N: do the I-th of N shards of the work, counted from 1")
+    engine: Literal["local", "ray"] = setting(
+        "local", "local: this process and its workers; ray: the cluster at RAY_ADDRESS, or a local cluster (docs/predict.md)"
+    )
+    actors: int | None = setting(
+        None, "engine=ray: processes that run the networks; null: one per GPU of the cluster, without GPUs one per two CPUs", ge=1
+    )
     plugin: str = setting("", PLUGIN)
 
     def without_effect(self, command: object, prefix: str) -> Iterator[tuple[str, str]]:
         """Yield the settings that have no effect with the current values of the other settings; see `agents.config.effect`."""
         yield from exit_without_effect(self.exit)
+        if self.engine == "ray":
+            yield "workers", "engine=ray decodes on all CPUs of the cluster; leave it out"
+        else:
+            yield "actors", "engine=local runs the networks in one process; set engine=ray, or leave it out"
         if self.run:
             yield "classifier", f"run={self.run} has a classifier; leave one of them out"
         else:
@@ -290,7 +301,7 @@ class FillFeatureBank:
     grid: int = declared_in(EnvConfig, "grid")
     video_div: int | None = declared_in(EnvConfig, "video_div")
     bank_dtype: NumberFormat = declared_in(EnvConfig, "bank_dtype")
-    shard: str = setting("0/1", "I/N: do the I-th of N shares of the work, counted from 0")
+    shard: str = declared_in(Predict, "shard")
     device: str = setting("auto", DEVICE)
     plugin: str = setting("", PLUGIN)
 
@@ -311,6 +322,7 @@ class CheckDataset:
     data: DataConfig = setting(DataConfig, "which videos, and the clips that are sampled from them")
     workers: int | None = setting(None, "number of decoding processes; null: one per processor", ge=1)
     out: str = setting("", "a JSON file for all findings", path=True)
+    shard: str = declared_in(Predict, "shard")
     plugin: str = setting("", PLUGIN)
 
     def without_effect(self, command: object, prefix: str) -> Iterator[tuple[str, str]]:

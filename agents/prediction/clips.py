@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -18,6 +20,9 @@ from adafocus_env.videos.windows import DecodedWindows, WindowRequest
 from agents.prediction.result import named
 from classifiers.classifier import Classifier
 from classifiers.errors import InputError
+
+Run = Callable[..., Generator[tuple[int, Any], None, None]]
+"""The type of `run_in_workers`."""
 
 TIME_LIMIT = 60.0  # seconds that a worker process may spend on one request
 
@@ -105,28 +110,54 @@ def clip_of(decoded: DecodedWindows, row: int, request: WindowRequest, size: int
     return Clip(frames, cropped[length:] if request.glance_frames else frames, origin)
 
 
+def read_windows(
+    requests: Sequence[WindowRequest], size: int, *, num_workers: int, time_limit: float = TIME_LIMIT, run: Run | None = None
+) -> Iterator[tuple[int, int, Clip | Failure]]:
+    """Decode videos, one request each, and yield the clips of their windows one by one.
+
+    Args:
+        requests: One request per video.
+        size: Side of the clips in pixels.
+        num_workers: See `decode`.
+        time_limit: See `decode`.
+        run: See `decode`.
+
+    Yields:
+        The index of the video, the number of its windows, and the clip of one window; or the index of a video that cannot be read, 0, and
+        the `Failure`.
+    """
+    for number, request, found in decode(requests, num_workers=num_workers, time_limit=time_limit, run=run):
+        if isinstance(found, Failure):
+            yield number, 0, found
+        else:
+            yield from ((number, len(found.spans), clip_of(found, row, request, size)) for row in range(len(found.frames)))
+
+
 def decode(
-    requests: Sequence[WindowRequest], *, num_workers: int, time_limit: float = TIME_LIMIT
+    requests: Sequence[WindowRequest], *, num_workers: int, time_limit: float = TIME_LIMIT, run: Run | None = None
 ) -> Iterator[tuple[int, WindowRequest, DecodedWindows | Failure]]:
     """Decode the requests in worker processes. Yield the index of the request, the request and its decoded windows.
 
     Requests are yielded in the order of completion. Each request starts at the first window of its video. The remaining windows of a long
     video follow directly, in batches and in order, up to the first `Failure`.
+
+    Args:
+        requests: The requests.
+        num_workers: Number of worker processes.
+        time_limit: Seconds that a worker process may spend on one request.
+        run: A function to call in place of `run_in_workers`, with the same arguments.
     """
-    with closing(_decode(requests, num_workers, time_limit)) as results:
+    function = "adafocus_env.videos.windows:decode_windows"
+    call = partial(run or run_in_workers, function, time_limit=time_limit, result=DecodedWindows)
+    with closing(call(requests, num_workers=num_workers)) as results:
         for number, found in results:
             yield number, requests[number], found
             if isinstance(found, Failure):
                 continue
             step = requests[number].windows_at_once
             further = [replace(requests[number], first=first) for first in range(step, len(found.spans), step)]
-            with closing(_decode(further, 1, time_limit)) as more:
+            with closing(call(further, num_workers=1)) as more:
                 for position, result in more:
                     yield number, further[position], result
                     if isinstance(result, Failure):
                         break
-
-
-def _decode(requests: Sequence[WindowRequest], num_workers: int, time_limit: float):  # type: ignore[no-untyped-def]  # see `run_in_workers`
-    function = "adafocus_env.videos.windows:decode_windows"
-    return run_in_workers(function, requests, num_workers=num_workers, time_limit=time_limit, result=DecodedWindows)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -19,7 +19,7 @@ from agents.evaluation.conditional_exit import ExitThresholds
 from agents.evaluation.inference import Inference, count_decisions, infer_batches, policy_flops
 from agents.policies.networks import PolicyNetwork
 from agents.prediction.checkpoints import load_checkpoints
-from agents.prediction.clips import TIME_LIMIT, Clip, ClipOrigin, clip_of, decode, request_for
+from agents.prediction.clips import TIME_LIMIT, Clip, ClipOrigin, read_windows, request_for
 from agents.prediction.result import Box, FramePrediction, Prediction, WindowPrediction, named
 from agents.runs.threads import limit_threads
 from classifiers.classifier import Classifier
@@ -34,6 +34,10 @@ class Unreadable:
 
     file: str
     reason: str
+
+
+Predictions = Generator[Prediction | Unreadable, None, None]
+"""Yields the predictions for videos, in the order of completion."""
 
 
 class Predictor:
@@ -127,7 +131,7 @@ class Predictor:
         num_workers: int = 2,
         batch_size: int = 8,
         time_limit: float = TIME_LIMIT,
-    ) -> Iterator[Prediction | Unreadable]:
+    ) -> Predictions:
         """Yield the predictions for many videos, in the order of completion. Worker processes decode the next videos in the meantime.
 
         Args:
@@ -142,38 +146,69 @@ class Predictor:
         Raises:
             InputError: If a number is out of range, or for one of the reasons listed in `infer`.
         """
+        refuse_if(batch_size < 1, f"batch_size must be at least 1, got {batch_size}")
+        base = self.request(window=window, stride=stride, fps=fps)
+        batches = _Batches([replace(base, path=Path(video)) for video in videos], self.classifier.architecture.size, batch_size)
+        yield from self.collect(videos, self._classified(batches, self._infer(batches.read(num_workers, time_limit))))
+
+    def request(self, *, window: float | None, stride: float | None, fps: float) -> WindowRequest:
+        """Return the request that decodes a video for `collect`, without the path of the video. The arguments are those of `predict_all`.
+
+        Raises:
+            InputError: If a number is out of range.
+        """
         for name, value in {"window": window, "stride": stride, "fps": fps}.items():
             refuse_if(value is not None and not value > 0, f"{name} must be above 0, got {value}")
         refuse_if(stride is not None and window is None, f"stride must be left out without window, got {stride}; set window, too")
-        refuse_if(batch_size < 1, f"batch_size must be at least 1, got {batch_size}")
-        base = request_for(self.classifier, "")
-        requests = [replace(base, path=Path(video), window=window, stride=stride, fps=fps) for video in videos]
-        batches = _Batches(requests, self.classifier.architecture.size, batch_size)
-        results = infer_batches(
-            self.classifier, self.policy, batches.read(num_workers, time_limit), skipped=self.skipped, keep_threshold=self.keep_threshold,
-            exit=self.exit,
-        )  # fmt: skip
-        yield from self._collect(videos, batches, results)
+        return replace(request_for(self.classifier, ""), window=window, stride=stride, fps=fps)
 
-    def _collect(self, videos: Sequence[Path | str], batches: _Batches, results: Iterator[Inference]) -> Iterator[Prediction | Unreadable]:
-        """Yield the prediction for each video as soon as all of its windows are classified."""
-        unfinished: dict[int, list[_Window]] = {}
+    def classify(self, clips: Sequence[Clip]) -> list[ClassifiedWindow]:
+        """Return the results for some windows, which the networks process as one batch.
+
+        Raises:
+            InputError: For one of the reasons listed in `infer`.
+        """
+        [result] = self._infer([_stacked(clips)])
+        return [self._window(result, row, clip.origin) for row, clip in enumerate(clips)]
+
+    def collect(
+        self, videos: Sequence[Path | str], results: Iterable[tuple[int, int, ClassifiedWindow | Failure]]
+    ) -> Predictions:
+        """Yield the prediction for each video as soon as the results for all of its windows are there.
+
+        Args:
+            videos: Files or folders of frames.
+            results: The index of the video, the number of its windows, and the result for one window, for all windows in any order. If a
+                video cannot be read, its last result is a `Failure`.
+        """
+        unfinished: dict[int, dict[tuple[float, float], ClassifiedWindow]] = {}
+        for number, total, result in results:
+            if isinstance(result, Failure):
+                unfinished.pop(number, None)
+                yield Unreadable(str(videos[number]), result.reason)
+                continue
+            windows = unfinished.setdefault(number, {})
+            windows[result.origin.span] = result
+            if len(windows) == total:
+                yield self._prediction(str(videos[number]), [*unfinished.pop(number).values()])
+
+    def _infer(self, batches: Iterable[tuple[Tensor, Tensor]]) -> Iterator[Inference]:
+        return infer_batches(
+            self.classifier, self.policy, batches, skipped=self.skipped, keep_threshold=self.keep_threshold, exit=self.exit
+        )
+
+    def _classified(self, batches: _Batches, results: Iterator[Inference]) -> Iterator[tuple[int, int, ClassifiedWindow | Failure]]:
         for result in results:
             for row, (number, origin, total) in enumerate(batches.waiting.popleft()):
-                windows = unfinished.setdefault(number, [])
-                windows.append(self._window(result, row, origin))
-                if len(windows) == total:
-                    yield self._prediction(str(videos[number]), unfinished.pop(number))
+                yield number, total, self._window(result, row, origin)
             while batches.failed:
-                number, reason = batches.failed.popleft()
-                unfinished.pop(number, None)
-                yield Unreadable(str(videos[number]), reason)
-        yield from (Unreadable(str(videos[number]), reason) for number, reason in batches.failed)
+                yield batches.failed.popleft()
+        yield from batches.failed
 
-    def _window(self, result: Inference, row: int, origin: ClipOrigin) -> _Window:
+    def _window(self, result: Inference, row: int, origin: ClipOrigin) -> ClassifiedWindow:
         boxes, mask = origin.boxes_in_video(result.boxes[row].cpu()), result.patch_mask[row].cpu().numpy()
         scores, processed = result.logits[row].float().softmax(-1).cpu().numpy(), result.processed[row].cpu().numpy()
-        return _Window(origin, boxes, mask, scores, self._macs(mask, processed), processed)
+        return ClassifiedWindow(origin, boxes, mask, scores, self._macs(mask, processed), processed)
 
     def _macs(self, mask: NDArray[np.bool_], processed: NDArray[np.bool_]) -> NDArray[np.int64]:
         """Return the multiply-adds of each frame (T,). The cost of a decision is divided equally among its frames."""
@@ -191,7 +226,7 @@ class Predictor:
         steps = count_decisions(self.classifier, self.policy, num_frames, num_glances)
         return video_flops(self.classifier, num_frames, num_glances, steps, skipped=self.skipped, policy_step=policy_flops(self.policy))
 
-    def _prediction(self, file: str, windows: list[_Window]) -> Prediction:
+    def _prediction(self, file: str, windows: list[ClassifiedWindow]) -> Prediction:
         windows = sorted(windows, key=lambda window: window.origin.span)
         first, size = windows[0].origin, self.classifier.architecture.size
         classes, probabilities = self._ranked(np.mean([window.scores[-1] for window in windows], axis=0))
@@ -203,7 +238,7 @@ class Predictor:
             len(windows) * int(self.flops().total()),
         )  # fmt: skip
 
-    def _frames(self, number: int, window: _Window) -> Iterator[FramePrediction]:
+    def _frames(self, number: int, window: ClassifiedWindow) -> Iterator[FramePrediction]:
         best = window.scores.argmax(-1)
         for step in range(len(window.scores)):
             box = Box(*window.boxes[step].tolist()) if window.mask[step] else None
@@ -218,7 +253,7 @@ class Predictor:
 
 
 @dataclass(frozen=True)
-class _Window:
+class ClassifiedWindow:
     """The results for one window of T frames.
 
     The results are the boxes (T, 4), the mask of frames with a patch (T,), the softmax scores (T, K), the multiply-adds (T,), and the mask
@@ -239,31 +274,35 @@ class _Batches:
     Attributes:
         waiting: One list for each batch that was read. The list has one entry for each window in the batch. An entry consists of the index
             of the video, the origin of the clip, and the number of windows of the video.
-        failed: The index of every video that cannot be read, and the reason.
+        failed: For every video that cannot be read, its index, 0, and the `Failure`.
     """
 
     def __init__(self, requests: Sequence[WindowRequest], size: int, batch_size: int) -> None:
         self._requests, self._size, self._batch_size = requests, size, batch_size
         self.waiting: deque[list[tuple[int, ClipOrigin, int]]] = deque()
-        self.failed: deque[tuple[int, str]] = deque()
+        self.failed: deque[tuple[int, int, Failure]] = deque()
 
     def read(self, num_workers: int, time_limit: float) -> Iterator[tuple[Tensor, Tensor]]:
         """Yield batches of the focuser's and the glancer's frames, in the format that `infer_batches` expects."""
         batch: list[tuple[int, Clip, int]] = []
-        for number, request, found in decode(self._requests, num_workers=num_workers, time_limit=time_limit):
+        for number, total, found in read_windows(self._requests, self._size, num_workers=num_workers, time_limit=time_limit):
             if isinstance(found, Failure):
-                self.failed.append((number, found.reason))
+                self.failed.append((number, total, found))
                 continue
-            for row in range(len(found.frames)):
-                batch.append((number, clip_of(found, row, request, self._size), len(found.spans)))
-                if len(batch) == self._batch_size:
-                    yield self._stacked(batch)
-                    batch = []
+            batch.append((number, found, total))
+            if len(batch) == self._batch_size:
+                yield self._next(batch)
+                batch = []
         if batch:
-            yield self._stacked(batch)
+            yield self._next(batch)
 
-    def _stacked(self, batch: list[tuple[int, Clip, int]]) -> tuple[Tensor, Tensor]:
+    def _next(self, batch: list[tuple[int, Clip, int]]) -> tuple[Tensor, Tensor]:
         self.waiting.append([(number, clip.origin, total) for number, clip, total in batch])
-        frames = torch.stack([clip.frames for _, clip, _ in batch])
-        separate = self._requests[0].glance_frames > 0
-        return frames, torch.stack([clip.glance_frames for _, clip, _ in batch]) if separate else frames
+        return _stacked([clip for _, clip, _ in batch])
+
+
+def _stacked(clips: Sequence[Clip]) -> tuple[Tensor, Tensor]:
+    """Stack the focuser's and the glancer's frames of clips, in the format that `infer_batches` expects."""
+    frames = torch.stack([clip.frames for clip in clips])
+    separate = clips[0].glance_frames is not clips[0].frames
+    return frames, torch.stack([clip.glance_frames for clip in clips]) if separate else frames

@@ -5,17 +5,20 @@ from __future__ import annotations
 import re
 import time
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict
+from contextlib import closing
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 from rich.table import Table
 
 from adafocus_env.terminal import plain
+from adafocus_env.work_shard import WorkShard
 from agents.config.settings import Predict
+from agents.prediction import ray_cluster
 from agents.prediction.checkpoints import check_plugin
-from agents.prediction.output import PREDICTIONS, OutputFolder
-from agents.prediction.predictor import Predictor, Unreadable
+from agents.prediction.output import OutputFolder
+from agents.prediction.predictor import Predictions, Predictor, Unreadable
 from agents.prediction.result import TOP, Prediction, named
 from agents.prediction.sources import Sources, find_sources
 from agents.runs.progress import Display
@@ -33,14 +36,21 @@ def predict(config: Predict) -> int:
         InputError: If the run, the source or the output cannot be used.
     """
     refuse_if(bool(config.run) == bool(config.classifier), "give run=DIR, or classifier=DIR with its policy=DIR")
+    shard = WorkShard.parse(config.shard)
+    if config.engine == "ray":
+        ray_cluster.check_installed()
     out = Path(config.out) if config.out else Path("predictions", _name_of(config.source))
     sources = find_sources(config.source, out)
     kinds: Sequence[str] = config.save if config.save is not None else list(SUFFIXES) if sources.single else []
     pictures = _pictures(sources, out, [kind for kind in SUFFIXES if kind in kinds])
+    sources = replace(sources, files=tuple(shard.of(sources.files)))
     with Display() as display:
+        if not sources.files:
+            display.say(f"shard={config.shard} has no videos, because source={config.source} has fewer videos than there are shards")
+            return 0
         predictor = load_predictor(config, display)
         try:
-            with OutputFolder(out, _origin(config, predictor), force=config.force) as output:
+            with OutputFolder(out, _origin(config, predictor), force=config.force, shard=shard) as output:
                 return _predict(config, predictor, sources, output, pictures, display)
         except KeyboardInterrupt:
             display.say("stopped; the same command resumes")
@@ -55,7 +65,9 @@ def load_predictor(config: Predict, display: Display) -> Predictor:
     """
     check_plugin(config.run, config.plugin)
     classes = _read_classes(config.classes) if config.classes else None
-    predictor = Predictor.load(config.run or config.classifier, config.policy or None, config.device, classes)
+    thresholds = any(value is not None for value in (config.budget, config.keep, config.exit))
+    device = "cpu" if config.engine == "ray" and not thresholds else config.device  # Ray's actors run the networks, not this process
+    predictor = Predictor.load(config.run or config.classifier, config.policy or None, device, classes)
     if config.budget is not None or config.keep is not None:
         from agents.prediction.thresholds import solve_budget
 
@@ -83,28 +95,37 @@ def _predict(config: Predict, predictor: Predictor, sources: Sources, output: Ou
     if done:
         display.say(f"{done:,} of {count_of(len(sources.files), 'video')} were predicted before")
     bar = display.bar("predict", len(sources.files), done, unit="video")
-    results = predictor.predict_all(
-        left, window=config.window, stride=config.stride, fps=config.fps, num_workers=config.workers, batch_size=config.batch_size,
-        time_limit=config.time_limit,
-    )  # fmt: skip
-    for number, result in enumerate(results, 1):
-        try:
-            if isinstance(result, Prediction):
-                _save_pictures(result, pictures[result.file])
-                if result.file not in output.done:  # otherwise, the prediction exists and only a picture was missing
-                    output.add(result)
-                short += config.window is not None and result.duration < config.window
-                last = result
-        except PictureError as problem:
-            result = Unreadable(problem.file, str(problem))
-        if isinstance(result, Unreadable):
-            failed.append(result)
-        bar.at(done + number, f"{number / max(time.monotonic() - began, 1e-9):.1f} videos/s")
+    with closing(_results(config, predictor, left, display)) as results:
+        for number, result in enumerate(results, 1):
+            try:
+                if isinstance(result, Prediction):
+                    _save_pictures(result, pictures[result.file])
+                    if result.file not in output.done:  # otherwise, the prediction exists and only a picture was missing
+                        output.add(result)
+                    short += config.window is not None and result.duration < config.window
+                    last = result
+            except PictureError as problem:
+                result = Unreadable(problem.file, str(problem))
+            if isinstance(result, Unreadable):
+                failed.append(result)
+            bar.at(done + number, f"{number / max(time.monotonic() - began, 1e-9):.1f} videos/s")
     _say_what_was_made(display, output, pictures, last, len(left) - len(failed), sources.single)
     if short:
         display.say(f"{count_of(short, 'video')} shorter than window={config.window:g} s: one window each")
     _say_what_failed(display, failed)
     return 1 if failed else 0
+
+
+def _results(config: Predict, predictor: Predictor, videos: Sequence[str], display: Display) -> Predictions:
+    """Yield the predictions for the videos, computed by the engine that the settings name."""
+    if config.engine == "ray":
+        from agents.prediction.ray_engine import predict_on_ray
+
+        return predict_on_ray(config, predictor, videos, display)
+    return predictor.predict_all(
+        videos, window=config.window, stride=config.stride, fps=config.fps, num_workers=config.workers, batch_size=config.batch_size,
+        time_limit=config.time_limit,
+    )  # fmt: skip
 
 
 class PictureError(InputError):
@@ -151,7 +172,7 @@ def _say_what_was_made(
         for name, probability in list(zip(last.classes, last.probabilities, strict=True))[:TOP]:
             table.add_row(plain(name), f"{probability:.1%}")
         display.console.print(table)
-    made = [PREDICTIONS, *(path.name if single else f"*{SUFFIXES[kind]}" for kind, path in pictures[last.file])]
+    made = [output.path.name, *(path.name if single else f"*{SUFFIXES[kind]}" for kind, path in pictures[last.file])]
     display.say(f"saved to {output.folder}: {', '.join(made)}" + ("" if single else f"; {count_of(count, 'new prediction')}"))
 
 

@@ -55,6 +55,28 @@ def test_a_whole_set_passes(tmp_path, capsys, minik, source):
     assert ("not stored in images" in shown and "not the published 360 pixels: in 6 videos" in shown) == (source == "frames")
 
 
+def test_the_reports_of_all_shards_together_are_the_whole_report(tmp_path, capsys, minik):
+    (minik / "frames/train/right turn/b/image_00007.jpg").unlink()
+    (minik / "frames/train/right turn/c/image_00020.jpg").unlink()
+    with next(minik.glob("*train*.txt")).open("a") as lines:
+        lines.write("not a line\n")
+    command = ["data=minik", f"data.root={minik}", f"out={tmp_path / 'report.json'}"]
+    status, *_ = call(capsys, *command)
+    whole = json.loads((tmp_path / "report.json").read_text())
+    statuses = [call(capsys, *command, f"shard={index}/3")[0] for index in (1, 2, 3)]
+    parts = [json.loads((tmp_path / f"report-{index}-of-3.json").read_text()) for index in (1, 2, 3)]
+    assert status == max(statuses) == 1 and len(whole["findings"]) > 1
+    assert sorted(map(str, whole["findings"])) == sorted(str(finding) for part in parts for finding in part["findings"])
+    for split in whole["videos"]:
+        assert whole["videos"][split] == sum(part["videos"][split] for part in parts)
+    assert whole["short_sides"]["48"] == sum(part["short_sides"].get("48", 0) for part in parts)
+    assert whole["notes"][0] in parts[0]["notes"] and not any(whole["notes"][0] in part["notes"] for part in parts[1:])
+
+
+def test_a_shard_out_of_range_is_refused(capsys):
+    assert "shard must be I/N with 1 ≤ I ≤ N, got '0/2'" in call(capsys, "shard=0/2")[2]
+
+
 def test_everything_that_is_wrong_with_frames_is_told(tmp_path, capsys, minik):
     (minik / "frames/train/right turn/b/image_00007.jpg").unlink()
     (minik / "frames/train/right turn/c/image_00020.jpg").unlink()

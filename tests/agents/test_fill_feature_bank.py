@@ -62,9 +62,9 @@ def test_what_was_filled_ahead_is_found_by_training(saved, tmp_path, small_demo,
     assert ", all computed" in capsys.readouterr().out
 
 
-def test_shares_are_filled_on_their_own(saved, tmp_path, small_demo, monkeypatch):
+def test_shards_are_filled_on_their_own(saved, tmp_path, small_demo):
     for share in (0, 1):
-        fill(*typed(saved, tmp_path / f"out{share}", f"shard={share}/2", "split=train"))
+        fill(*typed(saved, tmp_path / f"out{share}", f"shard={share + 1}/2", "split=train"))
         _, bank = next(banks(saved, tmp_path / f"out{share}", small_demo(val=0.3)))
         assert [path.name for path in bank.folder.glob("*.bin")] == [f"{share:06d}.bin"] and len(bank.clips) > SHARD_SIZE
     shutil.copytree(tmp_path / "out0", tmp_path / "out1", dirs_exist_ok=True)
@@ -72,12 +72,18 @@ def test_shares_are_filled_on_their_own(saved, tmp_path, small_demo, monkeypatch
     assert bank.missing_bytes() == 0
 
 
+def test_shards_in_one_folder_are_the_same_bank_as_one_job(saved, tmp_path, small_demo):
+    for shard in ("2/3", "1/3", "3/3"):
+        fill(*typed(saved, tmp_path / "shards", f"shard={shard}"))
+    fill(*typed(saved, tmp_path / "whole"))
+    files = {path.relative_to(tmp_path / "whole"): path.read_bytes() for path in (tmp_path / "whole").rglob("*.bin")}
+    assert files and files == {path.relative_to(tmp_path / "shards"): path.read_bytes() for path in (tmp_path / "shards").rglob("*.bin")}
+
+
 @pytest.mark.parametrize(
     ("argument", "message"),
     [
-        ("shard=2/2", "shard must be I/N, the I-th of N shares from 0 (shard=0/4, …, shard=3/4), got '2/2'"),
-        ("shard=1/", "got '1/'"),
-        ("shard=a/b", "got 'a/b'"),
+        ("shard=0/2", "shard must be I/N with 1 ≤ I ≤ N, got '0/2'; shards are counted from 1: shard=1/4, …, shard=4/4"),
         ("split=tets", "split must be 'train' or 'val' or 'test' or 'all', got 'tets'; did you mean 'test'"),
         ("data=dmo", "data='dmo' is not known; did you mean 'demo'"),
         ("data=folder", "data.root is missing: add data.root=DIR, the folder of data=folder"),

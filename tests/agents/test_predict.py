@@ -11,10 +11,12 @@ from predictions import lines_of, make_run, one_cell
 from tiny_training import patch_demo
 from videos import cut_in_half, square_frames, without_decoder, write_video
 
+from adafocus_env.work_shard import WorkShard
 from agents.config.command import run_command
 from agents.config.effect import check_effect
 from agents.config.settings import Predict
 from agents.predict import main
+from agents.prediction import output
 from agents.prediction.output import OutputFolder
 from classifiers.errors import InputError
 
@@ -173,9 +175,89 @@ def test_a_folder_in_use_is_refused(call, folder):
     assert status == 2 and "another process is writing to out=out; wait for it" in printed
 
 
+def shard_names():
+    return sorted(path.name for path in Path("out").glob("*.jsonl"))
+
+
+def test_shards_together_are_the_whole_source_and_are_merged(call, folder):
+    assert call("source=videos", "out=whole", "batch_size=1")[0] == 0
+    for index in (2, 1):
+        status, printed = call("source=videos", "out=out", "batch_size=1", f"shard={index}/2")
+        assert status == 0 and f"saved to out: predictions-{index}-of-2.jsonl; {3 - index} new prediction" in printed
+    assert shard_names() == ["predictions-1-of-2.jsonl", "predictions-2-of-2.jsonl"]
+    assert "predictions-1-of-2.jsonl has all 2 videos already" in call("source=videos", "out=out", "shard=1/2")[1]
+    status, printed = call("source=videos", "out=out")
+    assert status == 0 and "predictions.jsonl has all 3 videos already" in printed and shard_names() == ["predictions.jsonl"]
+    by_file = [sorted(lines_of(Path(name)), key=lambda line: line["file"]) for name in ("out", "whole")]
+    assert by_file[0] == by_file[1] and len(by_file[0]) == 3
+
+
+def test_a_command_without_shards_predicts_what_the_shards_have_not(call, folder):
+    call("source=videos", "out=out", "shard=1/2")
+    with Path("out/predictions-1-of-2.jsonl").open("a") as stream:
+        stream.write('{"file": "videos/b')  # a shard that was killed while it wrote a line
+    status, printed = call("source=videos", "out=out")
+    assert status == 0 and "2 of 3 videos were predicted before" in printed and shard_names() == ["predictions.jsonl"]
+    assert sorted(line["file"] for line in lines_of(Path("out"))) == sorted(FILES)
+
+
+def test_another_number_of_shards_predicts_nothing_twice(call, folder):
+    call("source=videos", "out=out", "shard=1/2")
+    for index in (1, 2, 3, 4):
+        status, printed = call("source=videos", "out=out", f"shard={index}/4")
+        assert status == 0 and ("shard=4/4 has no videos, because source=videos has fewer videos" in printed) == (index == 4)
+    lines = [line for name in shard_names() for line in Path("out", name).read_text().splitlines()]
+    assert sorted(json.loads(line)["file"] for line in lines) == sorted(FILES)
+
+
+def test_an_interrupted_merge_is_done_again(call, folder, monkeypatch):
+    for index in (1, 2):
+        call("source=videos", "out=out", f"shard={index}/2")
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "unlink", lambda path, missing_ok=False: (_ for _ in ()).throw(Killed()) if "of-2.j" in path.name else None)
+        with pytest.raises(Killed):
+            call("source=videos", "out=out")
+    assert len(shard_names()) == 3
+    call("source=videos", "out=out")
+    assert shard_names() == ["predictions.jsonl"] and sorted(line["file"] for line in lines_of(Path("out"))) == sorted(FILES)
+
+
+def test_shards_are_written_at_the_same_time_but_each_by_one_process(tmp_path, monkeypatch):
+    monkeypatch.setattr(output, "PATIENCE", 0.1)
+    out, busy = tmp_path / "out", "another process is writing to out="
+    with OutputFolder(out, {}, force=False, shard=WorkShard(1, 2)) as one, OutputFolder(out, {}, force=False, shard=WorkShard(2, 2)) as two:
+        assert (one.path.name, two.path.name) == ("predictions-1-of-2.jsonl", "predictions-2-of-2.jsonl")
+        for arguments in ({"shard": WorkShard(2, 2)}, {}, {"force": True}, {"force": True, "origin": {"a": 1}, "shard": WorkShard(1, 3)}):
+            with pytest.raises(InputError, match=busy):
+                OutputFolder(**{"folder": out, "origin": {}, "force": False, **arguments})
+    with OutputFolder(out, {}, force=False), pytest.raises(InputError, match=busy):
+        OutputFolder(out, {}, force=False, shard=WorkShard(1, 2))
+    OutputFolder(out, {}, force=False, shard=WorkShard(1, 2)).close()
+
+
+def test_force_replaces_one_shard_or_all_predictions_of_other_weights(tmp_path):
+    files = [tmp_path / f"predictions{suffix}.jsonl" for suffix in ("", "-1-of-2", "-2-of-2")]
+
+    def opened(origin):
+        for file in files:
+            file.write_text(json.dumps({"file": file.name}) + "\n")
+        OutputFolder(tmp_path, origin, force=True, shard=WorkShard(1, 2)).close()
+        return [file.exists() for file in files]
+
+    assert opened({"weights": 1}) == [True, False, True]
+    assert opened({"weights": 1}) == [True, False, True]
+    assert opened({"weights": 2}) == [False, False, False]
+
+
+@pytest.mark.parametrize("shard", ["0/2", "3/2"])
+def test_a_shard_out_of_range_is_refused(call, folder, shard):
+    status, printed = call("source=videos", f"shard={shard}")
+    assert status == 2 and f"shard must be I/N with 1 ≤ I ≤ N, got '{shard}'" in printed and not Path("predictions").exists()
+
+
 def test_a_damaged_line_is_named(tmp_path):
-    with OutputFolder(tmp_path / "out", {}, force=False) as output:
-        output.path.write_text("not JSON\n")
+    with OutputFolder(tmp_path / "out", {}, force=False) as folder:
+        folder.path.write_text("not JSON\n")
     with pytest.raises(InputError, match=r"predictions\.jsonl is damaged in line 1; set force=true to start over"):
         OutputFolder(tmp_path / "out", {}, force=False)
     OutputFolder(tmp_path / "out", {}, force=True).close()

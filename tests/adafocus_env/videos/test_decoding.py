@@ -14,7 +14,7 @@ from videos import cut_in_half, square_frames, write_video
 
 from adafocus_env.videos import decoding
 from adafocus_env.videos.answers import receive, send
-from adafocus_env.videos.decoding import Failure, run_in_workers
+from adafocus_env.videos.decoding import Failure, WorkerProcess, run_in_workers
 from adafocus_env.videos.readers import DecodedClip, DecodeRequest, file_reader
 from classifiers.errors import InputError
 
@@ -236,3 +236,17 @@ def test_videos_are_decoded_and_broken_ones_reported(tmp_path):
     assert all(isinstance(results[i], DecodedClip) and results[i].frames.shape == (4, 48, 64, 3) for i in range(3))
     assert isinstance(results[3], Failure)
     assert results[3].reason.startswith(f"cannot read the video {cut}: ")
+
+
+def test_a_lasting_worker_serves_all_tasks_until_it_dies():
+    worker = WorkerProcess("worker_tasks:pid_or_hang")
+    first, second = worker.call(0, 20.0), worker.call(0, 20.0)
+    assert first == second != os.getpid() and is_alive(first)
+    assert worker.call("hang", 0.5) == Failure("it was not finished after 0.5 s and was stopped") and not is_alive(first)
+    third = worker.call(0, 20.0)
+    os.kill(third, signal.SIGKILL)  # between two tasks
+    assert wait_until(lambda: not is_alive(third))
+    fourth = worker.call(0, 20.0)
+    assert len({first, third, fourth}) == 3 and is_alive(fourth)
+    worker.stop()
+    assert not is_alive(fourth)

@@ -244,5 +244,5 @@ def test_processes_share_what_fills_a_bank(monkeypatch):
     parts = []
     for rank in range(3):
         as_one_of(monkeypatch, 3, rank)
-        parts += [fill_bank._of_process(*fill_bank._share(shard)) for shard in ("0/2", "1/2")]
+        parts += [fill_bank._of_process(share, 2) for share in (0, 1)]
     assert sorted(number for part, every in parts for number in range(part, 60, every)) == list(range(60))
