@@ -1,4 +1,7 @@
-"""The kinds of action. An action selects a cell of a grid, or a location in [0, 1]². Both kinds also have a form that can skip the patch.
+"""The kinds of action.
+
+An action selects a cell of a grid, or a location in [0, 1]². For actions on a grid and for actions at locations, there is also a variant
+that can skip the patch.
 
 A location selects a patch at whole pixels or, with `InterpolatedAction`, a patch that is interpolated at the exact location.
 """
@@ -27,12 +30,12 @@ class Action(Protocol):
     ``action``.
 
     Attributes:
-        patch_action: The same kind of action without skipping. If every action has a patch, ``patch_action`` is the object itself. Features
-            are computed for ``patch_action``.
+        patch_action: The same kind of action without skipping. If every action has a patch, ``patch_action`` is the kind of action itself.
+            Features are computed for ``patch_action``.
         size: Height and width of the frame in pixels.
         patch_size: P, height and width of a patch in pixels.
-        candidates: Actions that a search for the best action tries. The candidates are all actions, or some actions whose patches cover the
-            frame.
+        candidates: The actions that are tried in a search for the best action. The candidates are all actions, or some actions whose
+            patches cover the frame.
     """
 
     size: int
@@ -55,14 +58,14 @@ class Action(Protocol):
         """Return the actions of ``count`` clips as an array.
 
         Raises:
-            ActionError: If an action lies outside the space. The message names the first such action.
+            ActionError: If an action lies outside the space. The message names the first action outside the space.
         """
 
     def patch_mask(self, actions: NDArray[Any]) -> NDArray[np.bool_]:
         """Return a mask (…) that is true for the actions that have a patch."""
 
     def to_patch_action(self, actions: NDArray[Any]) -> NDArray[Any]:
-        """Convert actions to actions of ``patch_action`` that select the same patches.
+        """Convert actions of this kind to actions of ``patch_action`` that select the same patches.
 
         An action that skips is converted to an arbitrary action. The method is called only if actions can skip.
         """
@@ -70,7 +73,7 @@ class Action(Protocol):
     def corners_of(self, actions: NDArray[Any]) -> NDArray[Any]:
         """Return the corners (…, 2) of the patches as (top, left) in pixels. The corners of actions that skip are undefined.
 
-        Corners are integers, or floating point if patches are interpolated at real-valued corners.
+        The corners are integers. If patches are interpolated at real-valued corners, the corners are floating-point numbers.
         """
 
     def nearest(self, points: NDArray[np.floating]) -> NDArray[Any]:
@@ -91,7 +94,7 @@ def boxes_of(action: Action, actions: NDArray[Any]) -> NDArray[np.int64]:
 
 
 class _PatchAction:
-    """Base class of the kinds of action without skipping: every action has a patch.
+    """Base class of the kinds of action without skipping, in which every action has a patch.
 
     Args:
         size: Height and width of the frame in pixels.
@@ -127,8 +130,8 @@ class _PatchAction:
 class GridAction(_PatchAction):
     """An action selects one of G × G patches, which are numbered row by row.
 
-    The corners of the patches are evenly spaced from one border of the frame to the other. The corner of a cell at a in [0,1]² is
-    floor(a · (size − patch_size)), where the first coordinate is the row (paper, section 3.2).
+    The corners of the patches are evenly spaced from one border of the frame to the other. For the cell at location a in [0,1]², the corner
+    is floor(a · (size − patch_size)). The first coordinate of a is the row (paper, section 3.2).
 
     Args:
         grid: G, number of cells per axis.
@@ -160,11 +163,13 @@ class GridAction(_PatchAction):
         )
 
     def check_tensor(self, cells: Tensor, count: int) -> Tensor:
-        """Check the cells (count,), and return them as an int64 tensor on the same device. The host does not wait for a GPU.
+        """Check the cells (count,), and return them as an int64 tensor on the same device.
+
+        If the cells are on a GPU, the host does not wait for the result of the check.
 
         Raises:
-            ActionError: In the same cases as `check`, except that a GPU detects a cell outside the grid later. Then a device-side assertion
-                ends the process.
+            ActionError: In the same cases as `check`. For cells on a GPU, however, a cell outside the grid is detected later, by a
+                device-side assertion that ends the process.
         """
         check_form(cells, count, self.num_cells, whole=not (cells.is_floating_point() or cells.is_complex() or cells.dtype == torch.bool))
         inside = ((cells >= 0) & (cells < self.num_cells)).all()
@@ -191,7 +196,7 @@ class GridAction(_PatchAction):
 class ContinuousAction(_PatchAction):
     """An action is a location a in [0,1]², given as (row, column).
 
-    The patch has the corner floor(a · (size − patch_size)) (paper, section 3.2).
+    The corner of the patch is floor(a · (size − patch_size)) (paper, section 3.2).
 
     Args:
         size: Height and width of the frame in pixels.
@@ -229,7 +234,7 @@ class ContinuousAction(_PatchAction):
     def _at(self, corners: NDArray[Any]) -> NDArray[np.float32]:
         """Return locations that select the given corners.
 
-        Half a pixel is added to every corner, so that rounding errors cannot select the pixel before it.
+        Half a pixel is added to every corner, so that a rounding error cannot shift a patch by one pixel.
         """
         return np.minimum((corners + 0.5) / max(1, self.size - self.patch_size), 1).astype(np.float32)
 
@@ -328,7 +333,7 @@ class ContinuousSkipAction:
         return actions[..., 2] < 0.5
 
     def to_patch_action(self, actions: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Return the locations (…, 2) of actions (…, 3). Actions that skip have a location, too."""
+        """Return the locations (…, 2) of actions (…, 3). The result contains a location even for an action that skips."""
         return actions[..., :2]
 
     def corners_of(self, actions: NDArray[np.float32]) -> NDArray[np.int64]:
@@ -355,7 +360,7 @@ ACTIONS: dict[str, Callable[[int, int, int], Action]] = {
 
 
 def with_skipping(patch_action: Action) -> Action:
-    """Return the same kind of action with skipping. A custom kind is returned unchanged."""
+    """Return the variant of this kind of action that can skip the patch. A custom kind is returned unchanged."""
     if isinstance(patch_action, GridAction):
         return SkipAction(patch_action)
     return ContinuousSkipAction(patch_action) if isinstance(patch_action, ContinuousAction) else patch_action
@@ -371,7 +376,9 @@ def find_action(action: str | Callable[[int, int, int], Action]) -> Callable[[in
 
 
 def masks_of(action: Action, last_chance: NDArray[np.bool_]) -> NDArray[np.bool_]:
-    """Return the action masks (N, actions). If ``last_chance`` (N,) is true for a clip, its mask excludes the action that skips.
+    """Return the action masks (N, actions).
+
+    If ``last_chance`` (N,) is true for a clip, the action mask of this clip excludes the action that skips.
 
     Raises:
         InputError: If actions are continuous.

@@ -22,7 +22,7 @@ def check_cells(actions: object, count: int, num_cells: int, choices: str) -> ND
         choices: Description of the allowed actions for the error message.
 
     Raises:
-        ActionError: If the actions are not one such integer per clip. The message names the first invalid action.
+        ActionError: If the actions are not one integer from 0 to ``num_cells`` − 1 per clip. The message names the first invalid action.
     """
     try:
         array = np.asarray(actions)
@@ -57,7 +57,7 @@ def check_coordinates(actions: object, count: int, length: int, what: str) -> ND
         what: Description of an action for the error message.
 
     Raises:
-        ActionError: If the actions are not ``length`` such numbers per clip. The message names the first invalid action.
+        ActionError: If the actions are not ``length`` numbers in [0, 1] per clip. The message names the first invalid action.
     """
     try:
         array = np.asarray(actions, np.float32)

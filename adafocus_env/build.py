@@ -61,11 +61,12 @@ def open_clips(
         num_frames: T, frames per clip.
         size: side of the frames in pixels.
         views: number of clips sampled from every training video, or "resample" to sample new clips in every epoch without storing them.
-        glance_frames: number of separate frames for the glancer; with 0, both networks see the same frames.
+        glance_frames: number of separate frames for the glancer; if 0, the glancer sees the focuser's frames.
         sampling: how the frames of training clips are sampled.
         order: the order in which the networks see the frames, a name in `adafocus_env.videos.frame_sampling.ORDERS`.
         seed: seed of resampled clips. Stored clips do not depend on the seed, so that runs with different seeds share them.
-        lazy: whether to decode clips only when they are needed: the first request of a clip decodes the 64 clips stored together with it.
+        lazy: whether to decode clips only when they are needed. The first request of a clip then decodes the 64 clips that are stored
+            together with it.
         num_workers: number of decoding processes.
         progress: function that is called with the number of clips that are ready.
         unreadable: collects the videos that cannot be read, so that the caller can give one warning for several splits.
@@ -137,12 +138,12 @@ def build_features(
         clips: a clip store, or a split of the demo videos.
         task: the task of the demo videos, a name in `adafocus_env.demo.videos.TASKS`.
         device: device of a classifier that this function loads.
-        settings: settings of `adafocus_env.settings.EnvSettings` by name. ``bank`` may also be an existing bank. Such a bank must have been
-            made for the same classifier, clips and action. The function then returns this bank.
+        settings: settings of `adafocus_env.settings.EnvSettings` by name. ``bank`` may also be an existing bank, which must have been made
+            for the same classifier, clips and action. The function then returns this bank.
 
     Raises:
-        InputError: if the arguments do not match each other (the message names them and the reason), or if a setting is unknown or out of
-            range.
+        InputError: if a setting is unknown or out of range, or if the arguments do not match each other. If arguments do not match, the
+            message names these arguments and the reason.
     """
     chosen = validate(EnvSettings, settings)
     lookup("task", task, TASKS)
@@ -221,7 +222,9 @@ def _disk_bank(bank: DiskBank, gib: float | None) -> DiskBank:
 
 
 def arguments_of(features: Features, *, skips: bool = False) -> dict[str, Any]:
-    """Return the arguments that an environment with these features needs to have the same actions and decisions.
+    """Return constructor arguments for an environment with these features.
+
+    With these arguments, the environment has the kind of action and the number of decisions for which the features were built.
 
     Args:
         features: features of the environment.

@@ -8,7 +8,8 @@ In a skipped step, which has no patch, the input of the head is:
 | `last` | the focus vector of the last patch; zeros before the first |
 | `none` | none: the head takes no step, and state and scores stay the same; before its first step, all classes have the same score |
 
-A clip without any patch is classified in the same way with every option: from its glance vectors, with zeros in place of the focus vectors.
+If a clip has no patch at all, the option makes no difference: the clip is classified from its glance vectors, with zeros in place of the
+focus vectors.
 """
 
 from typing import Literal
@@ -81,11 +82,12 @@ def classify_step(
     Args:
         classifier: The classifier with the head.
         glances: Glance vectors (N, C).
-        focus_vectors: (k, N, F), the focus vectors. For a skipped step, the caller passes the substitute from the table above.
+        focus_vectors: (k, N, F), the focus vectors. For a skipped step, the caller passes the substitute for the focus vector from the
+            table above.
         state: (N, S), state of the head before the step.
-        skip: (m, N) bool with m ≤ k. Where the mask is true, the head takes no step (``skipped="none"``). None: the head always takes a
-            step.
-        before: (N, K), softmax scores before the step. If the head takes no step, the scores before the step are returned.
+        skip: (m, N) bool with m ≤ k. If an entry is true, the head takes no step for this focus vector and clip (``skipped="none"``). If
+            ``skip`` is None, the head always takes a step.
+        before: (N, K), softmax scores before the step. If the head takes no step, the result contains the scores before the step.
 
     Returns:
         Softmax scores (k, N, K) for all k inputs, and the state (N, S) after the step with the first input.
@@ -107,7 +109,7 @@ def classify_glances(classifier: Classifier, glances: Tensor) -> Tensor:
 def repeat_last(focus_vectors: Tensor, patch_mask: Tensor, num_frames: int) -> Tensor:
     """Fill the skipped frames of ``focus_vectors`` (N, T, F) with the mean focus vector of the last decision that has patches.
 
-    Skipped frames before the first such decision are filled with zeros.
+    Skipped frames before the first decision with patches are filled with zeros.
     """
     focused = patch_mask[:, ::num_frames]
     means = focus_vectors.unflatten(1, (-1, num_frames)).mean(2)

@@ -25,7 +25,7 @@ class DataSettings:
     test: float = setting(0.2, "share of the videos in the test split, if the folder has no test/ subfolder", gt=0, lt=1)
     num_frames: int = setting(8, "T, frames of a clip", ge=1)
     glance_frames: int = setting(0, "number of separately sampled frames for the glancer; 0: the focuser's frames", ge=0)
-    views: Count | Literal["resample"] = setting(1, "clips sampled from each training video; resample: new in every epoch, not stored")
+    views: Count | Literal["resample"] = setting(1, "clips per training video; resample: new clips in every epoch, which are not stored")
     flip: bool = setting(True, "mirror training clips at random; false if direction or handedness distinguishes classes")
     sampling: Literal["segments", "released"] = setting("segments", "how the frames of training clips are sampled")
     order: Literal["time", "coarse_to_fine"] | None = setting(
@@ -35,7 +35,7 @@ class DataSettings:
 
     @property
     def label(self) -> str:
-        """The name of the data set, followed by the task of the demo videos, unless the task is the default.
+        """The name of the data set. If the videos are of a demo task other than the default, the name of the task follows.
 
         Names of runs contain this label.
         """

@@ -22,8 +22,8 @@ Colour = tuple[int, int, int] | str
 def font(size: int, *, bold: bool = False) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
     """Return a font of ``size`` pixels.
 
-    If Matplotlib is installed, the font is DejaVu Sans, which is part of Matplotlib and covers most alphabets. Otherwise, the font is
-    Pillow's default font.
+    If Matplotlib is installed, the font is DejaVu Sans, which is part of Matplotlib and covers most alphabets. Without Matplotlib, the font
+    is Pillow's default font.
     """
     package = importlib.util.find_spec("matplotlib")
     for folder in (package.submodule_search_locations or []) if package else []:

@@ -36,8 +36,8 @@ class Episode:
 
     Attributes:
         clip: Index of the clip.
-        baseline: (D, k + K, *action space), actions for each of the D steps: k random patches for the reward's baseline, followed by K
-            sampled actions whose rewards the step reports (see `adafocus_env.full_information`).
+        baseline: (D, k + K, *action space), actions for each of the D steps. The first k actions are random patches for the reward's
+            baseline. The last K actions are sampled actions whose rewards the step reports (see `adafocus_env.full_information`).
     """
 
     clip: int
@@ -51,27 +51,27 @@ class Dynamics:
         features: Glances and focus vectors of the clips.
         num_clips: N, number of parallel clips.
         reward: A name in `adafocus_env.reward.REWARDS`, or a custom reward.
-        baseline: k, the number of random patches that estimate the mean in the reward, or "all" for the exact mean over all cells of a
-            grid.
-        action: Kind of action; None: the kind of action of ``features``. The kind's ``patch_action`` (the same kind of action without
-            skipping) must be the kind of action of ``features``.
+        baseline: k, the number of random patches over which the reward's baseline is averaged, or "all" for the exact mean over all cells
+            of a grid.
+        action: Kind of action; None: the kind of action of ``features``. The ``patch_action`` of this kind, which is the same kind of
+            action without skipping, must be the kind of action of ``features``.
         cost_weight: λ, cost of a step with a patch in units of the reward. The cost of a skipped step is lower, in proportion to its
             multiply-adds.
         skipped: Input of the head in a skipped step, a name in `adafocus_env.classify.SKIPPED`.
-        full_information: Whether to report the rewards of all actions (see `adafocus_env.full_information`). With continuous actions, the
-            number K of sampled locations whose rewards are reported.
+        full_information: Whether to report the rewards of all actions (see `adafocus_env.full_information`). For continuous actions, this
+            argument is the number K of sampled locations whose rewards are reported.
         tensors: Whether outcomes hold tensors. With tensors, a step on the cells of a grid copies nothing to the host: values that depend
-            on actions or scores stay on the device. Other values, such as step numbers and ends of episodes, are always on the host.
+            on actions or scores stay on the device. All other values, such as step numbers and ends of episodes, are always on the host.
 
     Attributes:
         clip: (N,), the current clips.
-        step_number: (N,), the current steps. The number stays the same after the last step of an episode.
+        step_number: (N,), the current steps. After the last step of an episode, the number is that of the last step.
         running: (N,), whether an episode is running.
         started: (N,), whether an episode has ever been started in the row.
         num_patches: (N,), number of steps with a patch so far in the episode.
         state: (N, S), state of the head.
-        scores: (N, K), softmax scores after the last step; without meaning before the first step.
-        focus: (N, F), the focus vectors of the last patches. Skipped steps repeat these vectors if ``skipped="last"``.
+        scores: (N, K), softmax scores after the last step; undefined before the first step.
+        focus: (N, F), the focus vectors of the last patches. Skipped steps repeat these focus vectors if ``skipped="last"``.
         boxes: (N, 4), the patches of the last step as (top, left, bottom, right) in pixels; zeros before the first step.
 
     Raises:
@@ -253,10 +253,10 @@ class Dynamics:
         return masks_of(self.action, self.running & (self.step_number == self.num_steps - 1) & (self.num_patches == 0))
 
     def _with_others(self, actions: Values, rows: Indices, steps: Indices) -> tuple[Values, NDArray[Any]]:
-        """Return all actions to evaluate (1 + k + m, N, *action space), and the last A of these actions, which are the alternatives.
+        """Return all actions to evaluate (1 + k + m, N, *action space), and the A alternatives among them.
 
         The chosen actions come first, then the k actions of the reward's baseline, then the m alternatives that the baseline does not
-        contain.
+        contain. The alternatives, whose rewards the step reports, are the last A of all actions.
         """
         sampled = self.baseline[rows, steps].swapaxes(0, 1)
         compared = for_each_clip(self._compared, len(rows)) if self._all_cells else sampled[: self._num_sampled]
@@ -291,7 +291,7 @@ class Dynamics:
 
         Returns:
             The softmax scores (k, n, K), the state (n, S) after the first action, and the focus vectors (k, n, F) of all actions. With
-            ``zeros``, scores and focus vectors have one more entry at the end, for a focus vector of zeros.
+            ``zeros``, the scores and the focus vectors have one additional entry at the end, which belongs to a focus vector of zeros.
         """
         clips, steps, state = self.clip[rows], self.step_number[rows], self._of(self.state, rows)
         skip = before = None
@@ -331,8 +331,8 @@ class Dynamics:
     def _scores_without_step(self, rows: Indices, skips: NDArray[np.bool_]) -> Tensor:
         """Return the scores (n, K) if the head takes no step.
 
-        Usually, the result is the current scores. If a clip ends without any patch, the result is the scores that `classify_glances`
-        returns.
+        Usually, the result is the current scores. For a clip that ends without any patch, the result is the class scores that
+        `classify_glances` returns.
         """
         before = self._of(self.scores, rows)
         ends = skips & (self.step_number[rows] == self.num_steps - 1) & (self.num_patches[rows] == 0)
@@ -347,12 +347,12 @@ class Dynamics:
 
         Args:
             probabilities: (N, K), scores after the step.
-            judged: (k, N, K), the scores that the reward depends on: those of the step, of the baseline, and of the alternatives.
+            judged: (k, N, K), the scores on which the reward depends, namely of the step, of the baseline, and of the alternatives.
             clips: (N,), the clips.
 
         Returns:
-            Confidence, confidence for the reward, baseline for the reward, prediction, and whether the prediction is correct, each with
-            shape (N,), and the confidence of the alternatives (N, A).
+            The confidence, the confidence for the reward, the baseline for the reward, the prediction, and whether the prediction is
+            correct, each with shape (N,). The last result is the confidence of the alternatives (N, A).
         """
         labels = self._labels[clips]
         on_device = self._on_device(labels)

@@ -25,9 +25,9 @@ class AdaFocusEnv(gym.Env[Any, Any]):
 
     ## Description
     Three frozen networks classify a clip of T frames (AdaFocus, ICCV 2021). The *glancer* processes every whole frame at low cost. In
-    every step, the agent observes the glance of one frame and selects one small patch of the frame; the *focuser* processes that patch
-    and a *head* updates the class scores. The reward is the amount by which the patch increases the confidence in the true class. If the
-    head averages the scores of frames (the Something-Something family), the episode has ``video_div`` steps. Each step is one decision: it
+    every step, the agent observes the glance of one frame and selects one small patch of the frame. The *focuser* processes this patch, and
+    a *head* updates the class scores. The reward is the amount by which the patch increases the confidence in the true class. If the head
+    averages the scores of frames (the Something-Something family), the episode has ``video_div`` steps. Each step is one decision, which
     selects the patches in an equal share of the frames.
 
     ## Action Space
@@ -41,8 +41,8 @@ class AdaFocusEnv(gym.Env[Any, Any]):
     bilinearly, as in AdaFocusV2.
 
     `AdaFocusSkip-v1` (``action="skip"``, ``cost_weight=0.05``): `Discrete(grid² + 1)`. The first grid² actions are the cells of the grid.
-    The last action skips the frame: the glancer sees it, the focuser does not. In one case, the masks of ``action_masks()``, for
-    MaskablePPO, exclude the last action: in the last step of an episode that has had no patch.
+    The last action skips the frame: the glancer sees it, the focuser does not. The masks of ``action_masks()``, for MaskablePPO, exclude
+    the last action in only one case: in the last step of an episode that has had no patch.
 
     ``action="continuous_skip"``: `Box(0, 1, (3,), float32)`. An action is a location and a third coordinate. If the third coordinate is at
     least 0.5, the step skips the frame.
@@ -57,8 +57,8 @@ class AdaFocusEnv(gym.Env[Any, Any]):
 
     `zeros` is the default. The bundled classifiers were trained without skipped frames. With the bundled classifiers, `zeros` and `none`
     are equally accurate, `last` is slightly worse, and `zeros` has the highest confidence in 8 of 9 comparisons. The following table has
-    the top-1 accuracies in % on validation clips of three tasks, with patches at the targets. Every entry has three accuracies: with
-    patches in 25 %, 47 % and 67 % of the frames. The frames with a patch are selected at random (20 samples).
+    the top-1 accuracies in % on validation clips of three tasks, with patches at the targets. Every entry has three accuracies, for patches
+    in 25 %, 47 % and 67 % of the frames. The frames with a patch are selected at random (20 samples).
 
     | skipped | `normal` | `hard` | `sparse` |
     |---|---|---|---|
@@ -100,17 +100,17 @@ class AdaFocusEnv(gym.Env[Any, Any]):
     | `log_confidence` | ln p_t − ln of the mean of p_t over uniformly random patches, with p_t of at least 1e-6 |
 
     The penalty ``cost_weight`` · c is subtracted from the reward. The factor c is the number of multiply-adds of the step, divided by the
-    multiply-adds of a step with a patch. Therefore, c is 1 for a step with a patch, and less if the step skips (0.32 with the demo
-    classifier). The random patches for the rewards `random` and `log_confidence` are never skipped, even if the agent's step skips. If the
-    head takes no step (``skipped="none"``), p_t is p_{t−1}, or 1/K before the head's first step.
+    multiply-adds of a step with a patch. The factor c is therefore 1 for a step with a patch, and lower if the step skips (0.32 with the
+    demo classifier). The random patches for the rewards `random` and `log_confidence` are never skipped, even if the agent's step skips. If
+    the head takes no step (``skipped="none"``), p_t is p_{t−1}, or 1/K before the head's first step.
 
     ## Starting State
     An episode starts at the first frame of a uniformly sampled clip. `reset(options={"clip": i})` chooses the clip.
 
     ## Episode End
     The episode is *terminated* after the last frame (the last decision), because the number of steps is a part of the task and not a time
-    limit. The final observation shows the last frame again (`reference_looks` then also counts the last patch). Episodes are never
-    truncated.
+    limit. Episodes are never truncated. The final observation shows the last frame again. With `reference_looks`, the number of patches in
+    the final observation includes the last patch.
 
     ## Info
     | key | type | content |
@@ -130,11 +130,12 @@ class AdaFocusEnv(gym.Env[Any, Any]):
 
     After `reset`, the info has only `clip` and `name`.
 
-    `action_rewards` are counterfactual: standard reinforcement learning does not have them. These rewards are meant for algorithms that use
-    them explicitly. Neither observations nor steps depend on `action_rewards`. On a grid, set ``full_information=True``. A is then the
-    number of actions; if actions can skip, the last action skips. The argument requires a bank, because a bank has the focus vectors of all
-    cells. With continuous actions, set ``full_information=K``. The rewards are then for K locations, which are sampled in each step, and,
-    if actions can skip, for one action that skips. `env.unwrapped.action_rewards` has the same numbers.
+    `action_rewards` are counterfactual rewards, which standard reinforcement learning does not have. They are meant for algorithms that use
+    counterfactual rewards explicitly. Neither observations nor steps depend on `action_rewards`. On a grid, set ``full_information=True``,
+    which requires a bank, because a bank has the focus vectors of all cells. The A rewards on a grid are those of all actions; if actions
+    can skip, the last reward is that of skipping. With continuous actions, set ``full_information=K``; the A rewards are then those of K
+    locations that are sampled in each step. If actions can skip, there is one additional reward, for skipping.
+    `env.unwrapped.action_rewards` has the same numbers.
 
     ## Arguments
     See below. `gymnasium.make` passes arguments on, as in `gymnasium.make("AdaFocus-v1", reward="previous")`. By default, the clips are
@@ -151,7 +152,7 @@ class AdaFocusEnv(gym.Env[Any, Any]):
         clips: a split of the demo videos, or a `ClipStore`.
         task: the task of the demo videos, a name in `adafocus_env.demo.videos.TASKS`.
         observation: a name in the table above, or a custom class (see `adafocus_env.observation`).
-        device: "auto", "cpu", "cuda" or "cuda:N". The device applies to a classifier that is given by name or folder.
+        device: "auto", "cpu", "cuda" or "cuda:N". The device is used for a classifier that is given by name or folder.
         render_mode: None or "rgb_array".
         settings: ``action``, ``grid``, ``video_div``, ``reward``, ``baseline``, ``full_information``, ``cost_weight``, ``skipped``,
             ``bank``, ``bank_dtype`` and ``bank_gib``; see `adafocus_env.settings.EnvSettings` for their meanings, defaults and ranges.
@@ -218,7 +219,7 @@ class AdaFocusEnv(gym.Env[Any, Any]):
 
     @property
     def action_rewards(self) -> NDArray[np.float32]:
-        """The rewards (A,) that all actions would have had in the last step; see `AdaFocusVectorEnv.action_rewards`."""
+        """The rewards (A,) that the last step would have had with each action; see `AdaFocusVectorEnv.action_rewards`."""
         return self._one.action_rewards[0]
 
     def action_masks(self) -> NDArray[np.bool_]:

@@ -27,11 +27,11 @@ def fill_feature_bank(name: str, data: DataSettings, env: EnvSettings, *, split:
     Args:
         name: name of a bundled classifier, or the folder of a checkpoint.
         data: settings of videos and clips.
-        env: settings of the environment. These settings determine the features (actions, decisions and number format) and the folder of the
-            banks (``bank``).
+        env: settings of the environment. The settings ``env`` determine the features (actions, decisions and number format) and the folder
+            of the banks (``bank``).
         split: train, val, test or all.
-        shard: I/N, the share of the work to do: share number I of N shares, numbered from 0. If torchrun starts several processes, they
-            divide this share among themselves.
+        shard: I/N: the work is divided into N shares, and this call does share number I, counted from 0. If torchrun starts several
+            processes, they divide this share among themselves.
         device: auto, cpu, cuda or cuda:N.
 
     Raises:
@@ -105,5 +105,5 @@ def _share(shard: str) -> tuple[int, int]:
 
 
 def _of_process(part: int, parts: int) -> tuple[int, int]:
-    """Divide the share of the work with number ``part`` among all processes, and return the share of this process."""
+    """Divide share number ``part`` of the ``parts`` shares of the work among all processes, and return the share of this process."""
     return part + parts * distributed.rank(), parts * distributed.world_size()

@@ -24,8 +24,8 @@ from classifiers.errors import refuse_if
 class Alternatives:
     """The actions whose rewards a step reports.
 
-    On a grid, these are all actions. With continuous actions, these are K sampled locations and, if actions can skip, one action that
-    skips.
+    On a grid, a step reports the rewards of all actions. With continuous actions, a step reports the rewards of K sampled locations and, if
+    actions can skip, of one action that skips.
 
     Attributes:
         action: The kind of action.
@@ -41,7 +41,7 @@ class Alternatives:
 
     @classmethod
     def of(cls, request: bool | int, action: Action, compared: NDArray[Any]) -> Alternatives:
-        """Return the actions whose rewards ``full_information`` requests. If the request is false, there are no such actions.
+        """Return the actions whose rewards ``full_information`` requests. If ``request`` is false, the result has no actions.
 
         Args:
             request: True for the cells of a grid, or K for continuous actions.
@@ -97,8 +97,8 @@ def check_full_information(action: Action, reward: Reward, *, stored: bool, pref
         prefix: Prefix of the names of settings in error messages; commands use ``env.``.
 
     Raises:
-        InputError: If the actions are cells of a grid and there is no bank (the message states the cost), or if the reward is not
-            elementwise.
+        InputError: If the reward is not elementwise, or if the actions are cells of a grid and there is no bank. In the second case, the
+            message states the cost.
     """
     cells = action.patch_action.num_cells
     refuse_if(

@@ -44,8 +44,9 @@ class Observation(Protocol):
     space: spaces.Space[Any]
 
     def observe(self, dynamics: Dynamics) -> Observed:
-        """Return the current observations (N, …) of all rows, on the networks' device. The environment must not modify the returned tensors
-        later.
+        """Return the current observations (N, …) of all rows, on the networks' device.
+
+        The environment must not modify the returned tensors later.
 
         Args:
             dynamics: Dynamics of N clips. This method must neither change the dynamics nor read the labels.
@@ -55,8 +56,8 @@ class Observation(Protocol):
 class MapSpace(spaces.Box):
     """A `Box` of glance maps.
 
-    Stable-Baselines3's `CnnPolicy` rejects this space because it is not an image. The error message then contains the text of the space,
-    which gives advice.
+    Stable-Baselines3's `CnnPolicy` rejects this space because it is not an image. The error message of `CnnPolicy` contains this space's
+    text, which tells the user what to do.
     """
 
     def __str__(self) -> str:
@@ -208,6 +209,9 @@ def _on(dynamics: Dynamics, numbers: Values) -> Tensor:
 
 
 def _certainty(scores: Tensor) -> Tensor:
-    """Return two numbers (N, 2) per row of softmax scores (N, K): the highest score, and the entropy in fractions of ln K."""
+    """Return two numbers for each row of softmax scores (N, K): the highest score, and the entropy in fractions of ln K.
+
+    The result has the shape (N, 2).
+    """
     entropy = torch.special.entr(scores).sum(-1) / math.log(scores.shape[-1])
     return torch.stack([scores.amax(-1), entropy.clamp(0, 1)], -1)

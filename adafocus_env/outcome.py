@@ -27,11 +27,11 @@ class Outcome:
         previous: (N,) float32, confidence after the previous step; 0 in the first step.
         boxes: (N, 4) int64, the patches as (top, left, bottom, right) in pixels; zeros for a skipped step.
         terminated: (N,) bool.
-        penalty: (N,) float32, cost of the step in units of the reward: λ times the step's multiply-adds, divided by the multiply-adds of a
-            step with a patch.
+        penalty: (N,) float32, cost of the step in units of the reward. The cost is λ times the step's multiply-adds, divided by the
+            multiply-adds of a step with a patch.
         multiply_adds: (N,) int64, multiply-adds of the step.
-        action_rewards: (N, A) float32, rewards that all actions would have had in this step, with penalties subtracted; A = 0 without
-            ``full_information``. The rewards are a tensor if ``reward`` is a tensor.
+        action_rewards: (N, A) float32, the rewards that all actions would have had in this step, after subtraction of the penalties.
+            Without ``full_information``, A is 0. The rewards are a tensor if ``reward`` is a tensor.
         alternatives: (N, A, *action space), the actions whose rewards are in ``action_rewards``.
     """
 
@@ -49,7 +49,7 @@ class Outcome:
     alternatives: NDArray[Any]
 
     def among(self, rows: NDArray[np.int64], count: int) -> Outcome:
-        """Return an outcome of ``count`` rows that has this outcome's values in the given rows, and zeros in the other rows."""
+        """Return an outcome with ``count`` rows, which has this outcome's values in the given rows and zeros in the other rows."""
 
         def spread(values: Values) -> Any:
             shape = (count, *values.shape[1:])

@@ -16,8 +16,10 @@ CAPTION = 36  # height in pixels of the text below the frame
 
 
 def draw_patch(frame: NDArray[np.uint8], box: Sequence[int] | None, least: int = MIN_SIDE) -> Image.Image:
-    """Enlarge the frame (H, W, 3) to at least ``least`` pixels per side, and draw the outline of ``box`` (top, left, bottom, right), if
-    any."""
+    """Enlarge the frame (H, W, 3) to at least ``least`` pixels per side.
+
+    If ``box`` (top, left, bottom, right) is given, draw its outline.
+    """
     picture, scale = enlarged(frame, least)
     if box is not None:
         top, left, bottom, right = (int(side) * scale for side in box)

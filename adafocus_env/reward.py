@@ -9,10 +9,10 @@
 | `standalone` | as `random`, with p⁰_t in place of p_t, the confidence after this frame alone (the head starts in its initial state) |
 | `log_confidence` | ln p_t(chosen patch) − ln of the mean of p_t(patch) over uniformly random patches, all from the same state |
 
-`random` teaches a policy to find the target once. After a patch on the target has determined the class, further patches on the target gain
-nothing, and a patch elsewhere may even be better. `standalone` judges every patch on its own and therefore rewards all frames equally.
-`log_confidence` saturates later than `random`: it still rewards good patches after earlier patches have determined the class. Confidences
-below `FLOOR` are replaced by `FLOOR` before the logarithm, so that rewards are finite.
+`random` rewards a policy for finding the target only once. After a patch on the target has determined the class, further patches on the
+target gain nothing, and a patch elsewhere may even be better. `standalone` judges every patch on its own and therefore rewards all frames
+equally. `log_confidence` saturates later than `random`: it still rewards good patches after earlier patches have determined the class.
+Confidences below `FLOOR` are replaced by `FLOOR` before the logarithm, so that rewards are finite.
 
 A custom reward is a `Reward`. Add the custom reward to `REWARDS`, or pass it to an environment as ``reward``. Define the reward's function
 at the top level of a module (not as a lambda); otherwise, environments with this reward cannot be pickled.
@@ -42,12 +42,13 @@ class Reward:
         value: Function that returns the rewards (N,). The three arguments are the confidence, the previous confidence and the baseline
             confidence, each a float32 array (N,).
         baseline: Which focus vectors determine the baseline confidence.
-        on_tensors: Whether ``value`` also accepts tensors. If false, an environment with ``output="torch"`` copies the confidences to the
-            host and the rewards back.
-        elementwise: Whether each reward depends only on the numbers at the same position. If true, ``value`` also accepts the confidences
-            (A, N) of A actions, together with arrays (N,) for the other two arguments. ``full_information`` requires this.
+        on_tensors: Whether ``value`` also accepts tensors. If ``on_tensors`` is false, an environment with ``output="torch"`` copies the
+            confidences to the host, and copies the rewards back to the device.
+        elementwise: Whether each reward depends only on the numbers at the same position. If ``elementwise`` is true, ``value`` also
+            accepts the confidences (A, N) of A actions, together with arrays (N,) for the other two arguments. ``full_information``
+            requires this.
         alone: Whether the confidence and the baseline of a step are computed from this step alone, with the head in its initial state. If
-            true, the reward cannot be used with actions that skip.
+            ``alone`` is true, the reward cannot be used with actions that skip.
     """
 
     value: Callable[[Any, Any, Any], Any]

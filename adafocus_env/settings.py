@@ -1,7 +1,8 @@
 """Settings. Each setting is declared once, with its type, range, unit, default and help text.
 
-`EnvSettings` declares the arguments of the environments. Commands accept the same settings as ``env.*`` keys. Other settings classes have
-the same form. `validate` converts a user's values to a settings object, or raises an error that says which values are allowed.
+`EnvSettings` declares the arguments of the environments. Commands accept the same settings as ``env.*`` keys. Other classes with settings
+are declared in the same way as `EnvSettings`. `validate` converts a user's values to a settings object, or raises an error that says which
+values are allowed.
 """
 
 from __future__ import annotations
@@ -35,11 +36,11 @@ def setting(default: Any, help: str, *, unit: str = "", path: bool = False, **li
     """Declare one setting.
 
     Args:
-        default: the default value. A function without arguments is called for each settings object to create the default; ``...`` makes the
-            setting required.
+        default: the default value. A function without arguments is called once per settings object, and returns the default value. With
+            ``...``, the setting is required.
         help: the meaning, in a sentence.
         unit: unit of the value, if any.
-        path: whether the value is a path, which commands take exactly as typed, including special characters.
+        path: whether the value is a path. Commands use a path exactly as typed, including special characters.
         limits: limits of the value: ``ge``, ``gt``, ``le``, ``lt``, and other arguments of `pydantic.Field`.
     """
     given = {"default_factory": default} if callable(default) else {"default": default}
@@ -55,7 +56,8 @@ def validate(kind: type[T], values: Mapping[str, Any], prefix: str = "") -> T:
         prefix: prefix of names in error messages, such as ``env.``.
 
     Raises:
-        InputError: if a name is unknown (the message suggests the nearest name), or if a value has the wrong type or is out of range.
+        InputError: if a name is unknown, or if a value has the wrong type or is out of range. For an unknown name, the message suggests the
+            nearest name.
     """
     declared = fields_of(kind)
     nested = {
@@ -85,7 +87,7 @@ def fields_of(kind: type) -> dict[str, FieldInfo]:
 def declared_in(kind: type, name: str) -> Any:
     """Return the declaration of one setting of a class.
 
-    Another class can use the declaration to declare the same setting with a narrower type or in another group.
+    With this declaration, another class can declare the same setting with a narrower type or in another group.
     """
     return fields_of(kind)[name]
 

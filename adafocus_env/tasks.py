@@ -43,7 +43,7 @@ REPLACEMENTS = {"sparse@v0": "AdaFocusSparse-v1", "memory@v0": "AdaFocusMover-v1
 def class_name(task: str, base: str) -> str:
     """Return the class name for a task, such as ``AdaFocusTrackEnv`` or ``AdaFocusHardV0VectorEnv``.
 
-    The task ``"@v0"``, which stands for no fixed task, gives ``AdaFocusV0Env``.
+    The task ``"@v0"``, which means that no task is fixed, gives ``AdaFocusV0Env``.
     """
     return f"AdaFocus{''.join(word.title() for word in task.split('@'))}{base}"
 

@@ -25,7 +25,7 @@ def to_array(values: Values) -> NDArray[Any]:
 
 
 def rows_of(values: Values, rows: NDArray[np.int64]) -> Values:
-    """Return the given rows of an array or a tensor as a copy."""
+    """Return a copy of the given rows of an array or a tensor."""
     return values.index_select(0, to_device(rows, values.device)) if isinstance(values, Tensor) else values[rows]
 
 

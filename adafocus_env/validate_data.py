@@ -70,7 +70,7 @@ class Report:
 
     @property
     def num_faults(self) -> int:
-        """Number of findings because of which a video cannot be used as listed. All findings count except short videos."""
+        """Number of findings that mean that a video cannot be used as listed. All findings count except short videos."""
         return sum(finding.kind != "short" for finding in self.findings)
 
     def count(self, part: str, kind: str) -> int:
@@ -222,7 +222,7 @@ def _bad_line(fault: Fault, data: DataSet) -> Finding:
 
 
 def _misplaced(part: str, video: Video, classes: Sequence[str], folders: Mapping[str, int]) -> list[Finding]:
-    """Return a finding if a folder in the path of a video has the name of a class that is not among the video's labels."""
+    """Return a finding if a folder in the path of a video is named after a class that is not among the video's labels."""
     found = [folders[name] for name in map(_plain, PurePosixPath(video.name).parts[:-1]) if name in folders]
     labels = video.labels or (video.label,)
     if not found or found[-1] in labels:

@@ -45,7 +45,7 @@ class AdaFocusVectorEnv(VectorEnv[Any, Any, Any]):
 
     Args:
         num_envs: N, number of sub-environments.
-        classifier: see `adafocus_env.env.AdaFocusEnv`, which also describes all arguments that are not listed here.
+        classifier: see `adafocus_env.env.AdaFocusEnv`. `AdaFocusEnv` also describes the arguments that are not listed here.
         clips: see `adafocus_env.env.AdaFocusEnv`.
         autoreset_mode: a `gymnasium.vector.AutoresetMode`, or its name or value. The mode is declared in ``metadata``. With DISABLED,
             ``reset(options={"reset_mask": mask})`` begins new episodes in the rows where the mask is true.
@@ -53,9 +53,10 @@ class AdaFocusVectorEnv(VectorEnv[Any, Any, Any]):
             clip is used once per epoch, in random order; each sub-environment takes the next clip when it is reset.
         output: "numpy" or "torch". With "torch", observations (also in ``final_obs``), rewards (float32) and flags are tensors on the
             networks' device. The infos that depend on actions or scores are tensors, too: confidence, previous, baseline, prediction,
-            correct, box and action_rewards. If, in addition, actions are cells of a grid and all features are in a `MemoryBank`, a step
-            copies nothing to the host and does not wait for the GPU. An action outside the space is then detected on the GPU and ends the
-            process. With both outputs, actions may be tensors. Gymnasium's wrappers require "numpy".
+            correct, box and action_rewards. With "torch", a step copies nothing to the host and does not wait for the GPU if actions are
+            cells of a grid and all features are in a `MemoryBank`. If a step does not wait for the GPU, an action outside the space is
+            detected on the GPU and ends the process. With "numpy" and with "torch", actions may be tensors. Gymnasium's wrappers require
+            "numpy".
         settings: settings of `adafocus_env.settings.EnvSettings` by name.
 
     Attributes:
@@ -162,7 +163,9 @@ class AdaFocusVectorEnv(VectorEnv[Any, Any, Any]):
 
     @property
     def action_rewards(self) -> NDArray[np.float32]:
-        """The rewards (N, A) that all actions would have had in the last step, also for rows that have begun a new episode since.
+        """The rewards (N, A) that the last step would have had with each action.
+
+        If a row has begun a new episode since, its rewards are still those of its last step.
 
         The info of a step has the same numbers, but reading this property in every step is cheaper.
 
@@ -178,8 +181,11 @@ class AdaFocusVectorEnv(VectorEnv[Any, Any, Any]):
         return self.dynamics.action_masks()
 
     def random_state(self) -> dict[str, Any]:
-        """Return the state that later episodes depend on: the random generators, the remaining clips of the epoch, and the clips and random
-        patches of the episodes that have just begun."""
+        """Return the state that later episodes depend on.
+
+        The state consists of the random generators, the remaining clips of the epoch, and the clips and random patches of the episodes that
+        have just begun.
+        """
         return {
             "rngs": [rng.bit_generator.state for rng in self.rngs],
             "vector_rng": self.np_random.bit_generator.state,
@@ -190,7 +196,7 @@ class AdaFocusVectorEnv(VectorEnv[Any, Any, Any]):
         }
 
     def restore_random_state(self, state: dict[str, Any]) -> None:
-        """Restore the result of `random_state`. The state must have been saved when all episodes had just begun."""
+        """Restore the result of `random_state`. All episodes must have just begun when the state is saved."""
         for rng, saved in zip(self.rngs, state["rngs"], strict=True):
             rng.bit_generator.state = saved
         self.np_random.bit_generator.state = state["vector_rng"]
@@ -245,7 +251,7 @@ class AdaFocusVectorEnv(VectorEnv[Any, Any, Any]):
     def _reset_step(self, rows: Indices) -> Step:
         """Reset all rows, and return the result of a step that only resets.
 
-        In the mode NEXT_STEP, such a step follows the end of all episodes.
+        In the mode NEXT_STEP, a step that only resets follows the end of all episodes.
         """
         self._start(rows)
         nothing = self._numbers(np.zeros(self.num_envs, np.float32), np.zeros(self.num_envs, bool))
@@ -367,7 +373,7 @@ def _doubles(values: Values) -> Values:
 
 
 def _only(mask: NDArray[np.bool_], values: Values) -> Values:
-    """Return a copy of the values in which all rows outside of the mask are zeros (None for objects)."""
+    """Return a copy of the values in which every row outside of the mask is zero, or None if the values are objects."""
     if isinstance(values, Tensor):
         return values.masked_fill(to_device(~mask, values.device).view(-1, *[1] * (values.ndim - 1)), 0)
     masked = np.full(values.shape, None, dtype=object) if values.dtype == object else np.zeros_like(values)

@@ -19,7 +19,7 @@ _HOMES = {
 
 
 def __getattr__(name: str) -> object:
-    """Import the module of a name only when the name is used, so that ``--help`` does not import PyTorch and Stable-Baselines3."""
+    """Import an object from its module only when the object is used, so that ``--help`` does not import PyTorch and Stable-Baselines3."""
     if name not in _HOMES:
         raise AttributeError(f"module 'agents' has no attribute {name!r}")
     return getattr(importlib.import_module(f"agents.{_HOMES[name]}"), name)

@@ -11,7 +11,7 @@ from classifiers.errors import InputError, lookup
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Run the command that the first argument names, such as ``train-ppo``. The other arguments are those of the command.
+    """Run the command that the first argument names, such as ``train-ppo``. All arguments after the first are arguments of the command.
 
     Without arguments, list all commands.
 
@@ -33,7 +33,7 @@ def _is_command(file: Path) -> bool:
 
 
 def _run(name: str, arguments: Sequence[str], commands: dict[str, Path]) -> None:
-    """Run a command as ``python -m`` would run it. An unknown name ends the process with status 2."""
+    """Run a command as ``python -m`` would run it. If the name is unknown, the process ends with status 2."""
     try:
         file = lookup("command", name.replace("_", "-"), commands)
     except InputError as problem:

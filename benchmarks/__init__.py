@@ -1,4 +1,4 @@
-"""Benchmarks of speed and memory, and studies. This package is run from a checkout, and is not installed with the other packages.
+"""Benchmarks of speed and memory, and studies. Run this package from a checkout, because it is not installed with the other packages.
 
 A benchmark compares each of its figures with a limit that is measured in the same run:
 

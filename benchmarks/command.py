@@ -41,7 +41,7 @@ class Settings:
 
 
 def run_all() -> None:
-    """Run every benchmark in a separate process, so that a benchmark does not affect the memory of the next one."""
+    """Run every benchmark in a separate process, so that the memory of a benchmark does not affect the next benchmark."""
     _parser(NAMES).parse_args()
     for name in NAMES:
         done = subprocess.run([sys.executable, "-m", f"benchmarks.{name}", *sys.argv[1:]])

@@ -1,4 +1,4 @@
-"""Train several algorithms with several seeds on one registered id, and write a table and a plot of learning curves.
+"""Train several algorithms with several seeds on the environment of one registered id, and write a table and a plot of learning curves.
 
     python -m benchmarks.compare_algorithms id=AdaFocusTrack-v1                      all algorithms with discrete actions, seeds 0, 1, 2
     python -m benchmarks.compare_algorithms id=AdaFocusTrack-v1 algos=[ppo,dqn] seeds=[0]
@@ -74,7 +74,8 @@ class Measured:
 
     @classmethod
     def of(cls, runs: Sequence[RunDir]) -> Measured:
-        """Read finished runs. The learning curve has a point for every number of steps at which all runs were validated."""
+        """Read finished runs. The learning curve has a point for every number of steps after which all runs measured their policy on the
+        validation split."""
         results = [run.result()["policies"] for run in runs]
         top1, random, oracle = (np.array([each[name]["top1"] for each in results]) for name in ("learned", "random", "oracle"))
         curves = [{line["steps"]: line["val_top1"] for line in run.metrics() if "val_top1" in line} for run in runs]
@@ -115,8 +116,9 @@ def check_runs(config: CompareAlgorithms, root: Path) -> dict[str, list[Train]]:
     """Return a dictionary from each algorithm to the configs of its runs. All configs are checked before the first run is trained.
 
     Raises:
-        InputError: If the id or an algorithm is unknown, if an algorithm does not support the actions, if ``overrides`` sets a key that the
-            command itself sets or that an algorithm does not read, or if a list is empty or has a value twice.
+        InputError: If the id or an algorithm is unknown, or if an algorithm does not support the actions. The same error is raised if
+            ``overrides`` sets a key that the command itself sets or that an algorithm does not read, or if a list is empty or has a value
+            twice.
     """
     groups = {algo: [f"algo={algo}", *overrides_of(config.id), *_steps(config, algo)] for algo in algorithms_of(config)}
     set_here = (*SET_HERE, *([] if config.total_steps is None else STEPS))
@@ -127,7 +129,8 @@ def check_runs(config: CompareAlgorithms, root: Path) -> dict[str, list[Train]]:
 
 
 def algorithms_of(config: CompareAlgorithms) -> list[str]:
-    """Return the algorithms that the config names, or all that support the actions of its id.
+    """Return the algorithms that the config names. If the config names no algorithm, return all algorithms that support the actions of the
+    id.
 
     Raises:
         InputError: For the same reasons as `check_runs`.

@@ -1,4 +1,5 @@
-"""The speed of decoding, transforms and bank filling, compared with the decoder alone, a copy of the pixels, and the bare networks."""
+"""Compare the speed of decoding with that of the decoder alone, transforms with a copy of the pixels, and bank filling with the bare
+networks."""
 
 import shutil
 import subprocess
@@ -78,7 +79,7 @@ def _decoding(settings: Settings) -> Section:
 
 
 def _decord(spec: ClipSpec, requests: list[str], folder: Path | None = None) -> None:
-    """Decode frames in `WORKERS` processes. If there is a folder, each process writes its frames to a file."""
+    """Decode frames in `WORKERS` processes. If ``folder`` is set, each process writes its frames to a file in this folder."""
     files = ["" if folder is None else str(folder / f"{worker}.raw") for worker in range(WORKERS)]
     command = [sys.executable, "-c", _DECODER, str(spec.short_side)]
     running = [subprocess.Popen([*command, file, *requests[worker::WORKERS]]) for worker, file in enumerate(files)]
@@ -109,7 +110,8 @@ def _transforms(settings: Settings) -> Section:
 
 
 def _bank_filling(settings: Settings) -> Section:
-    """Measure filling a bank with the glances of some clips, and with the focus vectors of all cells in every step of one clip."""
+    """Measure how fast a bank is filled: with the glances of some clips, and with the focus vectors of all cells in every step of one
+    clip."""
     networks = workload.plain_and_fastest(settings)
     short, long = workload.clips(settings, 8, STEPS), workload.clips(settings, 8, FRAMES)
     every, steps, action = np.arange(8)[:, None], np.arange(STEPS)[None], workload.grid_action(networks["float32"])

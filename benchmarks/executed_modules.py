@@ -2,8 +2,8 @@
 
     python -m benchmarks.executed_modules
 
-A module counts if at least one of its functions runs in this process, from opening the video to the metrics of all policies. Modules that
-are only imported do not count. Modules that run only in worker processes, which render and decode, do not count either.
+A module counts if at least one of its functions runs in this process, between the opening of the video and the metrics of all policies.
+Modules that are only imported do not count. Modules that run only in worker processes, which render and decode videos, do not count either.
 """
 
 import inspect
@@ -29,7 +29,7 @@ PACKAGES = ("classifiers", "adafocus_env", "agents")
 
 
 def executed_modules(call: Callable[[], object]) -> list[str]:
-    """Return the sorted names of the modules in `PACKAGES` with a function that ``call`` runs, in any thread of this process."""
+    """Return the sorted names of those modules in `PACKAGES` that run a function during ``call``, in any thread of this process."""
     names: set[str] = set()
 
     def profile(frame: FrameType, event: str, argument: Any) -> None:

@@ -1,10 +1,10 @@
-"""Measure the matrix peak of a GPU, and the rates of all workloads on this GPU. This takes about six minutes.
+"""Measure how fast a GPU multiplies matrices (its matrix peak) and how fast it runs all workloads. This takes about six minutes.
 
     python -m benchmarks.gpu            # on one GPU; writes a table with the other results
     python -m benchmarks.gpu --quick    # the same code at tiny sizes, also on a CPU
 
-`python -m pytest -m cuda` tests this benchmark. Networks have random weights and clips have random pixels, so that no files are needed. If
-a section fails, its traceback is shown, the other sections are still measured, and the command exits with status 1.
+`python -m pytest -m cuda` runs the tests of this benchmark. Networks have random weights and clips have random pixels, so the benchmark
+needs no files. If a section fails, its traceback is shown, the other sections are still measured, and the command exits with status 1.
 """
 
 import copy
@@ -55,7 +55,8 @@ class Card:
         return choose_device(self.settings.device)
 
     def sampled(self, act: Act) -> list[Time]:
-        """Return the mean time of a function in every round. It is called repeatedly for the round's share of `SAMPLE`.
+        """Return the mean time of a function in every round. In every round, the function is called so often that all rounds together take
+        about `SAMPLE` seconds.
 
         Three untimed calls come first, because compilation, the choice of algorithms and the recording of CUDA graphs may take three calls.
         """
@@ -80,7 +81,7 @@ class Card:
 
 
 def measure(settings: Settings) -> Iterator[Section]:
-    """Yield all sections. The first section is the matrix peak, with which the other sections are compared."""
+    """Yield all sections. The first section measures the matrix peak, with which the results of the other sections are compared."""
     card = Card(settings)
     if card.device.type != "cuda" and not settings.quick:
         yield Section("GPU", "Left out: there is no GPU here. --quick runs the same at tiny sizes on the CPU.")
@@ -115,7 +116,7 @@ def _product(card: Card, section: Section, name: str, size: int, dtype: torch.dt
 
 
 def bank_filling(card: Card) -> Section:
-    """Fill a new bank with the glances of all frames and the focus vectors of all their cells."""
+    """Fill a new bank with the glances of all frames and the focus vectors of all cells of these frames."""
     count, length = (1, 2) if card.settings.quick else (8, LENGTH[False])
     plain = workload.classifier(card.settings)
     clips, cost = workload.RandomClips(count, length, plain.architecture.size), classifier_flops(plain)
@@ -160,7 +161,7 @@ def ppo(card: Card) -> Section:
 
 
 def inference(card: Card) -> Section:
-    """Run inference with all patches in one batch, and frame by frame as the released code does."""
+    """Measure inference with all patches in one batch, and inference frame by frame as in the released code."""
     patches, batches = ((24, 32), (1, 2)) if card.settings.quick else ((96, 128), (1, 64))
     section = Section("Parallel inference", f"Clips of {LENGTH[card.settings.quick]} frames; step by step is the released scheme.")
     for patch in patches:
@@ -171,7 +172,8 @@ def inference(card: Card) -> Section:
 
 
 def compiled_inference(card: Card) -> Section:
-    """Run inference with compiled networks and CUDA graphs. This section is the last, since compilation may take minutes."""
+    """Run inference with compiled networks and CUDA graphs. `compiled_inference` is the last section, because compilation may take
+    minutes."""
     section = Section("Parallel inference, compiled", "Compiled with CUDA graphs, in the low precision, P = 96.")
     if not card.settings.compile or card.settings.quick:
         section.note = "Left out: --no-compile or --quick."

@@ -1,4 +1,5 @@
-"""The speed of inference with all patches in one batch, compared with inference patch by patch, and with the bare networks."""
+"""Compare the speed of inference with all patches in one batch with that of inference patch by patch, and with that of the bare
+networks."""
 
 from collections.abc import Iterator
 from functools import partial
@@ -73,7 +74,7 @@ def recurrent(network: Classifier, policy: PolicyNetwork, count: int, length: in
 
 
 def _agreement(settings: Settings) -> Section:
-    """Measure how often schemes and precisions select equal actions.
+    """Measure how often two schemes of inference, or two precisions, select the same actions.
 
     The networks have random weights, so the scores of two cells are often nearly equal.
     """
@@ -91,7 +92,8 @@ def _agreement(settings: Settings) -> Section:
 
 
 def _precision_on_the_demo(settings: Settings) -> Section:
-    """Measure top-1 and predictions of the demo classifier in the low precision, with patches on the targets and with random patches."""
+    """Measure top-1 accuracy and predictions of the demo classifier in the low precision, with patches on the targets and with random
+    patches."""
     plain = checkpoint.load("demo", torch.device("cpu"))
     low = with_execution(plain, Execution(settings.precision, channels_last=True))
     clips = workload.demo_clips(settings, "test", DEMO_FRAMES)

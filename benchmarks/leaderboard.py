@@ -1,4 +1,5 @@
-"""Add a policy, from runs of `agents.train` or from a user-defined agent, to the leaderboard of a benchmark task (docs/leaderboard.md).
+"""Add a policy to the leaderboard of a benchmark task (docs/leaderboard.md). The policy comes from runs of `agents.train` or from a
+user-defined agent.
 
     python -m benchmarks.leaderboard name="PPO, wider" runs=[runs/wide-0,runs/wide-1,runs/wide-2]
     python -m benchmarks.leaderboard name=mine task=track agent=my_agents.Greedy
@@ -71,7 +72,7 @@ def _task_of(runs: Sequence[str]) -> TaskName:
     """Return the task of finished runs.
 
     Raises:
-        InputError: If a run is not finished, or the runs have different tasks or other data.
+        InputError: If a run is not finished, if the runs have different tasks, or if a run used other data than the demo videos.
     """
     for run in runs:
         refuse_if(not RunDir(run).finished, f"runs: {run} is not finished; start its command again to finish it")
@@ -116,18 +117,19 @@ def policy_of(run: RunDir, features: Features) -> PolicyNetwork | Predictor:
 
 
 def measure(features: Features, policy: PolicyNetwork | Predictor) -> dict[str, float]:
-    """Return the metrics of a policy on the clips, without those that are undefined."""
+    """Return the metrics of a policy on the clips, without metrics that are undefined."""
     evaluation = evaluate_policy(features, policy)
     return {**ratios(evaluation), "top1": float(evaluation.correct.mean())}
 
 
 def rows_of(measured: Sequence[Mapping[str, float]]) -> Row:
-    """Return one row for the policies of several seeds."""
+    """Return one row of the leaderboard for policies that were trained with several seeds."""
     return {key: [round(each[key], 4) for each in measured] for key in (*CLIP_METRICS, "top1") if key in measured[0]}
 
 
 def save(path: Path, new: Board) -> Board:
-    """Add rows to the leaderboard in a JSON file, and write the page to the same folder. Existing rows of the same name are replaced."""
+    """Add rows to the leaderboard in a JSON file, and write the page to the same folder. Existing rows with the names of the new rows are
+    replaced."""
     board: Board = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
     board = {task: {**board.get(task, {}), **new.get(task, {})} for task in {**board, **new}}
     write_text(path, to_json(board, indent=1) + "\n")

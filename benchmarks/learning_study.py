@@ -3,8 +3,9 @@
     python -m benchmarks.learning_study                                 all variants on the task normal, seeds 0, 1, 2
     python -m benchmarks.learning_study variants=[ppo,expected_pg] task=hard@v0 seeds=[0]
 
-The study also measures how much a patch is worth in each step. Every run has a separate run directory, as with `agents.train`. Finished
-runs are not repeated, so the same command resumes the study. All runs share the features in ``RUN/bank``.
+The study also measures, for each step, by how much the reward of a patch on the target is higher than that of other patches. Every run has
+a separate run directory, as with `agents.train`. Finished runs are not repeated, so the same command resumes the study. All runs share the
+features in ``RUN/bank``.
 """
 
 from collections.abc import Iterator
@@ -100,7 +101,7 @@ def main(config: LearningStudy) -> None:
 
 
 def _cell(values: list[float], key: str) -> str:
-    """Return a text with the mean and the worst value over the seeds."""
+    """Return the mean over the seeds, followed by the worst seed, as text."""
     if key == "seconds":
         return f"{np.mean(values):.0f}"
     return f"{100 * np.mean(values):.1f} ({100 * min(values):.1f})"
@@ -134,7 +135,8 @@ def _training_features(task: TaskName, bank: str, device: str) -> Features:
 
 
 def worth_of_patches(features: Features, reward: str, count: int = 256) -> Iterator[tuple[float, float]]:
-    """Yield, for each step, how much a patch on the target is worth. The oracle selects the patches of the earlier steps.
+    """For each step, yield two numbers that show how much a patch on the target is worth. The oracle selects the patches of the earlier
+    steps.
 
     Args:
         features: a bank with the features of clips that have tracks.

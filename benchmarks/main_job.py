@@ -1,4 +1,4 @@
-"""The speed of the main job on the demo videos with a warm cache, compared with the network calls that the job needs."""
+"""Compare the time of the main job on the demo videos, with a warm cache, with the time of the network calls that the job needs."""
 
 import json
 import tempfile
@@ -65,7 +65,8 @@ def _job(config: TrainPPO) -> Time:
 
 
 def _needs(config: TrainPPO) -> dict[str, int]:
-    """Run the job once. Count the glances, the focused cells, the distinct cells that are read, and the minibatches."""
+    """Run the job once. Count how many glances are computed, how many cells are focused, how many distinct cells are read, and how many
+    minibatches are processed."""
     needs = dict.fromkeys(("frames", "cells", "minibatches"), 0)
     reads: list[tuple[MemoryBank, np.ndarray]] = []
 
@@ -98,7 +99,7 @@ def _needs(config: TrainPPO) -> dict[str, int]:
 
 
 def _bare(config: TrainPPO, needs: dict[str, int]) -> dict[str, tuple[Act, float]]:
-    """Return functions that run the bare networks, and how often the job needs each of these functions."""
+    """Return functions that run the bare networks, and the number of times that the job needs each of these functions."""
     device = choose_device(config.device)
     network = checkpoint.load("demo", device).freeze()
     with torch.no_grad():

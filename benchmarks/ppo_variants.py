@@ -22,10 +22,10 @@ class StepNormalizedPPO(PPO):
 
 
 class AnnealedEntropyPPO(PPO):
-    """PPO with a weight of the entropy that decreases linearly during training and ends at 0."""
+    """PPO whose weight of the entropy bonus decreases linearly to 0 during training."""
 
     def train(self) -> None:
-        """Update the policy with the weight of the entropy at the current step."""
+        """Update the policy with the weight that the entropy bonus has at the current step."""
         initial = self.ent_coef
         self.ent_coef = initial * self._current_progress_remaining
         super().train()

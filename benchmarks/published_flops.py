@@ -1,9 +1,10 @@
-"""Count the multiply-adds of each network for one video, with the published settings, and compare them with the published figures.
+"""Count the multiply-adds of each network for one video, with the published settings, and compare them with the published numbers of
+GFLOPs.
 
     python -m benchmarks.published_flops
 
-The multiply-adds are counted in the real modules. A multiply-add counts as one, as in the publications. The published figures of AdaFocusV2
-include its auxiliary heads, which inference does not use; the heads take less than 0.1 % of the multiply-adds of a video.
+The multiply-adds are counted in the real modules. As in the publications, a multiply-add counts as one operation. The published numbers of
+AdaFocusV2 include its auxiliary heads, which inference does not use; these heads take less than 0.1 % of the multiply-adds of a video.
 """
 
 from dataclasses import dataclass, replace

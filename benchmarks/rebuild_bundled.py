@@ -63,7 +63,7 @@ def main(config: RebuildBundled) -> None:
 
 
 def measure(classifier: Classifier, clips: ClipSource, seed: int) -> dict[str, float]:
-    """Return top-1 on the validation clips, once with random patches and once with the oracle's patches."""
+    """Return the top-1 accuracy on the validation clips with random patches, and with the patches of the oracle."""
     features = build_features(classifier, clips, bank=False)
     policies: dict[str, Predictor] = {"random": RandomPatch(features.action, seed), "oracle": Oracle(features)}
     return {f"val_top1_{name}": float(evaluate_policy(features, policy).correct.mean()) for name, policy in policies.items()}

@@ -1,4 +1,4 @@
-"""Compare the times of functions on a machine that is never completely idle, and write the figures as JSON and Markdown."""
+"""Compare the times of functions on a machine that is never completely idle, and write the results as JSON and Markdown."""
 
 from __future__ import annotations
 
@@ -40,11 +40,11 @@ Times = dict[str, list[Time]]
 
 
 def interleaved(acts: Mapping[str, Act], rounds: int) -> Times:
-    """Time every function once per round. Before the first round, each function runs once, untimed.
+    """Measure the time of every function once per round. Before the first round, each function runs once without being timed.
 
-    The order of the functions is reversed in every second round. `torch.utils.benchmark.Timer` times one function many times, then the
-    next. `interleaved` is made for ratios between times: if the machine slows down for a while, all functions of a round slow down, so that
-    ratios within a round vary less than times.
+    The order of the functions is reversed in every second round. `torch.utils.benchmark.Timer`, in contrast, calls one function many times
+    before the next one. `interleaved` is made for ratios of two times: if the machine slows down for a while, all functions of a round slow
+    down. Ratios of times from the same round therefore vary less than the times.
     """
     for act in acts.values():
         act()
@@ -63,7 +63,7 @@ def timed(act: Act) -> Time:
 
 
 def repeated(times: int, act: Act) -> Act:
-    """Return a function that calls ``act`` several times, because one call is too short to be timed."""
+    """Return a function that calls ``act`` ``times`` times, for the case that one call of ``act`` is too short to be timed."""
 
     def acts() -> None:
         for _ in range(times):
@@ -88,14 +88,14 @@ class Spread:
 
 
 def ratio(times: Times, what: str, over: str, clock: str = "wall") -> Spread:
-    """Divide the time of ``what`` by the time of ``over`` in every round, and return the spread of these ratios."""
+    """For every round, divide the time of ``what`` by the time of ``over``. Return the median and the quartiles of these ratios."""
     pairs = zip(times[what], times[over], strict=True)
     return Spread.of([getattr(one, clock) / getattr(other, clock) for one, other in pairs])
 
 
 @dataclass(frozen=True)
 class Aim:
-    """A limit, with the sign ≤ or ≥."""
+    """An upper limit (sign ≤) or a lower limit (sign ≥)."""
 
     sign: str
     limit: float
@@ -107,14 +107,14 @@ class Aim:
 
 @dataclass(frozen=True)
 class Row:
-    """One figure.
+    """One measured number.
 
     Attributes:
         name: Name of the measurement.
         value: The value, or the median and the quartiles if the value was measured several times.
         unit: Unit; "×" for ratios.
         over: Name of the reference.
-        cpu: The same ratio, computed from processor time instead of wall-clock time.
+        cpu: For a ratio, the same ratio computed from processor time instead of wall-clock time.
         aim: The limit that the value should reach, if any.
     """
 
@@ -140,13 +140,13 @@ class Row:
 
 @dataclass
 class Section:
-    """Figures that belong together.
+    """Measured numbers that belong together.
 
     Attributes:
         title: Title of the table.
         note: Description of the measurement.
         times: Seconds of every function in every round.
-        rows: The figures.
+        rows: The measured numbers.
         failure: Traceback of a measurement that failed.
     """
 
@@ -157,7 +157,8 @@ class Section:
     failure: str = ""
 
     def ratio(self, what: str, against: str, *, name: str = "", over: str = "", aim: Aim | None = None) -> Section:
-        """Add the time of ``what`` divided by that of ``against``. In the table, ``name`` and ``over`` replace ``what`` and ``against``."""
+        """Add a row with the ratio of two times: the time of ``what`` divided by the time of ``against``. If ``name`` or ``over`` is set,
+        the table shows it instead of ``what`` or ``against``."""
         wall, cpu = ratio(self.times, what, against), ratio(self.times, what, against, "cpu")
         self.rows.append(Row(name or what, wall, over=over or against, cpu=cpu.median, aim=aim))
         return self
@@ -185,7 +186,8 @@ def compare(title: str, note: str, pairs: Mapping[tuple[str, str], tuple[Act, Ac
     Args:
         title: Title of the table.
         note: Description of the measurement.
-        pairs: Dictionary from the names of two functions to the functions and the aim of their ratio.
+        pairs: A dictionary. Each key has the names of two functions; its value has these functions and the aim for the ratio of their
+            times.
         rounds: Rounds of the comparison.
     """
     acts = {name: act for names, both in pairs.items() for name, act in zip(names, both[:2], strict=True)}

@@ -1,4 +1,5 @@
-"""The time and the multiply-adds of a video with patches in only a share of its frames, compared with patches in all frames."""
+"""Compare the time and the multiply-adds of inference with patches in a share of the frames with those of inference with patches in all
+frames."""
 
 from collections.abc import Iterator
 from functools import partial
@@ -17,7 +18,7 @@ PATCH_SIZE = 128  # at this size, the focuser takes most of the time
 
 
 def measure(settings: Settings) -> Iterator[Section]:
-    """Measure inference with a policy that skips frames, at thresholds for several shares of focused frames."""
+    """Measure inference with a policy that skips frames. Each threshold on P(skip) gives another share of frames with a patch."""
     changes = {} if settings.quick else {"patch_size": PATCH_SIZE}
     network, policy = workload.classifier(settings, **changes), workload.policy(settings, skips=True)
     count, length = (2, 8) if settings.quick else (4, 16)

@@ -1,7 +1,9 @@
-"""Methods of skipping frames, compared with the same budget, the same clips, the same classifier and the same patch locations.
+"""Methods of skipping frames. All methods are compared with the same budget, the same clips, the same classifier and the same patch
+locations.
 
-The first part of the module has the components of the methods: masks without learning, the conditional exit, and functions that solve their
-thresholds for a budget. The components work on arrays of a whole split (N clips, D decisions, K classes). The second part has the methods.
+The first part of the module has the components of the methods: masks without learning, the conditional exit, and functions that compute the
+thresholds for a budget. The components work on arrays of a whole split, which has N clips, D decisions per clip and K classes. The second
+part has the methods.
 """
 
 from __future__ import annotations
@@ -36,9 +38,9 @@ class ExitResult:
     """The step after which each of N clips ends, and the class scores after this step.
 
     Attributes:
-        scores: (N, K), class scores at the end.
-        num_patches: (N,), number of decisions with a patch up to the end.
-        num_steps: (N,), number of decisions up to the end, at most D.
+        scores: (N, K), class scores at the end of each clip.
+        num_patches: (N,), number of decisions with a patch up to the end of each clip.
+        num_steps: (N,), number of decisions up to the end of each clip, at most D.
     """
 
     scores: Scores
@@ -60,14 +62,15 @@ def apply_exit(scores: Scores, patch_mask: PatchMask, steps: NDArray[np.int64] |
 
 
 def uniform_mask(count: int, steps: int, keep: float, seed: int) -> PatchMask:
-    """Return a patch mask (count, steps) with evenly spaced patches and a random start in each clip. The mean share is ``keep``."""
+    """Return a patch mask (count, steps) with evenly spaced patches and a random start in each clip. On average, the share ``keep`` of the
+    steps has a patch."""
     start = np.random.default_rng(seed).random((count, 1))
     reached = np.floor(np.arange(steps + 1) * check_keep(keep) + start)
     return np.diff(reached, axis=1) > 0
 
 
 def random_mask(count: int, steps: int, keep: float, seed: int) -> PatchMask:
-    """Return a patch mask (count, steps) of random decisions. Each clip has as many patches as in `uniform_mask`."""
+    """Return a patch mask (count, steps) whose patches are in random steps. Each clip has as many patches as with `uniform_mask`."""
     rng = np.random.default_rng(seed)
     number = np.floor(steps * check_keep(keep) + rng.random((count, 1)))
     return rng.random((count, steps)).argsort(1).argsort(1) < number
@@ -76,11 +79,12 @@ def random_mask(count: int, steps: int, keep: float, seed: int) -> PatchMask:
 def solve_exit(certainty: Values, cost: NDArray[np.int64], budget: float) -> Values:
     """Return the thresholds (D,) with which the mean cost per clip is ``budget``.
 
-    `agents.evaluation.conditional_exit.exit_shares` gives the share of clips that exit after each step, for the p that meets the budget.
+    The thresholds follow from the shares of clips that exit after each step, which `agents.evaluation.conditional_exit.exit_shares`
+    computes from p. The function searches for the p that meets the budget.
 
     Args:
         certainty: Confidences (N, D) on the validation split.
-        cost: (N, D), the cost of a clip if it ends after each step. It increases along a clip.
+        cost: (N, D), the cost of each clip if the clip ends after each step. The cost increases from step to step.
         budget: Mean cost per clip, in the unit of the costs.
 
     Raises:
@@ -113,14 +117,15 @@ def solve_skip_and_exit(
     cost_of: Callable[[PatchMask], NDArray[np.int64]],
     budget: float,
 ) -> tuple[float, Values]:
-    """Return the threshold on P(skip) and the thresholds of the exit that together meet the budget with the best validation accuracy.
+    """Return a threshold on P(skip) and thresholds of the exit. Of all combinations that meet the budget, the returned combination has the
+    best accuracy on the validation split.
 
     Args:
         skip: P(skip) (N, D).
         scores_of: Function that takes a patch mask (N, D), and returns the class scores (N, D, K) after every step.
         labels: (N,).
         keep: Share of decisions with a patch that meets the budget if there is no exit.
-        cost_of: Function that takes a patch mask (N, D), and returns the cost (N, D) of each clip if it ends after each step.
+        cost_of: Function that takes a patch mask (N, D), and returns the cost (N, D) of each clip if the clip ends after each step.
         budget: Mean cost per clip, in the unit of the costs.
 
     Raises:
@@ -141,7 +146,7 @@ def solve_skip_and_exit(
 
 
 def accuracy_and_confidence(scores: Scores, labels: NDArray[np.int64]) -> tuple[float, float]:
-    """Return, for class scores (N, K), top-1 and the mean softmax score of the true class."""
+    """Return the top-1 accuracy and the mean softmax score of the true class, for class scores (N, K)."""
     confidence = softmax(scores.astype(np.float64), axis=-1)[np.arange(len(labels)), labels]
     return float((scores.argmax(-1) == labels).mean()), float(confidence.mean())
 
@@ -156,7 +161,7 @@ class PolicyOutputs:
     Attributes:
         features: Features of the frozen networks.
         actions: (N, D, …), the patch action of every step.
-        skip: P(skip) (N, D, D); the last axis is the number of patches so far.
+        skip: (N, D, D), P(skip) of every clip and step, for every number of patches so far (last axis).
         skipped: Input of the head in skipped steps, a name in `adafocus_env.classify.SKIPPED`.
     """
 
@@ -202,7 +207,7 @@ class Problem:
     """The problem that every method solves.
 
     Attributes:
-        val: The validation split, on which thresholds are solved.
+        val: The validation split, on which thresholds are computed.
         test: The clips to classify.
         keep: Share of the frames that may have a patch.
         flops: Multiply-adds of a video.
@@ -233,14 +238,14 @@ def by_saliency(problem: Problem) -> ExitResult:
 
 
 def conditional_exit(problem: Problem) -> ExitResult:
-    """Focus every frame until the head is certain. On later frames, neither glancer nor focuser runs."""
+    """Focus every frame until the head is certain of the class. Neither glancer nor focuser runs on later frames."""
     return _stop(problem, lambda steps: steps, problem.keep * problem.val.size[1])
 
 
 def exit_at_equal_cost(problem: Problem) -> ExitResult:
     """Focus every frame until the head is certain, at a cost equal to that of a policy that skips.
 
-    The cost is that of glancing at all frames and focusing the share ``keep`` of them.
+    A policy that skips has the cost of a glance at every frame and of a patch in the share ``keep`` of the frames.
     """
     flops = problem.flops
     return _stop(problem, lambda steps: flops.total(steps, steps), min(flops.at(problem.keep), flops.at(1)))
@@ -259,7 +264,7 @@ def learned_and_exit(problem: Problem) -> ExitResult:
 
 
 def greedy_oracle(problem: Problem) -> ExitResult:
-    """Focus a frame if its best patch increases the score of the true class by more than a cost weight. The label is used."""
+    """Focus a frame if its best patch increases the score of the true class by more than a cost weight. This method knows the label."""
     check_validation(problem.val.skip)
     low, high = 0.0, 1.0
     for _ in range(ORACLE_HALVINGS):
@@ -292,7 +297,8 @@ def _focus(split: PolicyOutputs, patch_mask: PatchMask) -> ExitResult:
 
 
 def _stop(problem: Problem, cost: Callable[[NDArray[np.int64]], NDArray[np.int64]], budget: float) -> ExitResult:
-    """Focus every frame up to an exit that meets the budget. ``cost`` converts numbers of steps (N, D) to the unit of the budget."""
+    """Focus every frame until a conditional exit that meets the budget. ``cost`` is a function that converts numbers of steps (N, D) to the
+    unit of the budget."""
     val, test = problem.val, problem.test
     thresholds = solve_exit(confidence_of(val.all_scores, "softmax"), cost(val.every.cumsum(1)), budget)
     return apply_exit(test.all_scores, test.every, exit_steps(confidence_of(test.all_scores, "softmax"), thresholds))

@@ -1,10 +1,11 @@
-"""Compare the learned policy with other methods of skipping frames, on demo tasks, by accuracy against cost. Write a table and a plot.
+"""Compare the accuracy and the cost of the learned policy with those of other methods of skipping frames, on demo tasks. Write a table and
+a plot.
 
     python -m benchmarks.skipping_study                                       normal, hard and sparse, seeds 0, 1 and 2
     python -m benchmarks.skipping_study tasks=[sparse] seeds=[0] keeps=[0.25]
 
 Every policy is trained by `agents.train_ppo` with ppo=skip, in a separate run directory. Finished runs are not repeated, so the same
-command resumes the study. All thresholds are solved on the validation split.
+command resumes the study. All thresholds are computed on the validation split.
 """
 
 from collections.abc import Sequence
@@ -76,8 +77,8 @@ def check_runs(config: SkippingStudy, root: Path) -> dict[str, list[TrainPPO]]:
     """Return a dictionary from each task to the configs of its runs. All configs are checked before the first run is trained.
 
     Raises:
-        InputError: If a list is empty or has a value twice, if a share is less than one frame, or if ``overrides`` sets a key that has no
-            effect or that the command itself sets.
+        InputError: If a list is empty or has a value twice, or if a share of the frames of a clip is less than one frame. The same error is
+            raised if ``overrides`` sets a key that has no effect or that the command itself sets.
     """
     check_lists(tasks=config.tasks, keeps=config.keeps)
     groups: dict[str, list[str]] = {task: ["ppo=skip", f"data.task={task}"] for task in config.tasks}
@@ -90,7 +91,7 @@ def check_runs(config: SkippingStudy, root: Path) -> dict[str, list[TrainPPO]]:
 
 
 def measure(run: RunDir, config: SkippingStudy) -> dict[str, list[tuple[float, float, float]]]:
-    """Return the results of every method on the test clips of a finished run, one per budget; see `Results`.
+    """Return the results of every method on the test clips of a finished run, with one result per budget; see `Results`.
 
     Raises:
         InputError: If the run has no validation split.

@@ -1,6 +1,7 @@
 """Speed of environment steps.
 
-Steps are compared with the network calls that they need. On the demo videos, steps per second are measured, and compared with ap_gym's.
+The time of a step is compared with the time of the network calls that the step needs. For the demo videos, the benchmark also measures
+steps per second, and compares them with those of the library ap_gym.
 """
 
 import importlib
@@ -79,7 +80,7 @@ def _warm(settings: Settings) -> Section:
 
 
 def _apis(settings: Settings) -> Section:
-    """Measure the same step in all APIs with a full bank, to see the overhead of each API."""
+    """Measure the same step in every API of the environment, with a full bank, to show the overhead of each API."""
     number, repeats = (4, 1) if settings.quick else (64, 20)
     bank = workload.warm_bank(settings, number, STEPS)
     network, clips = bank.classifier, bank.clips
@@ -103,7 +104,8 @@ def _apis(settings: Settings) -> Section:
 def _rates(
     settings: Settings, bank: MemoryBank, what: str, variants: Mapping[str, Mapping[str, Any]], *, rows: int = PATCHES, aims: bool = False
 ) -> Section:
-    """Measure the rates of all ``variants``, and divide them by the rate of the bare head with ``rows`` rows per clip."""
+    """Measure the rates of all ``variants`` of environments. Divide each rate by the rate of the bare head, which processes ``rows`` rows
+    per clip."""
     numbers, steps = (1, 4) if settings.quick else tuple(AIMS), EPISODES * DEMO_FRAMES
     acts: dict[str, Act] = {}
     for number in numbers:
@@ -120,7 +122,7 @@ def _rates(
 
 
 def of_ap_gym(settings: Settings) -> Section:
-    """Measure the rates of ap_gym. The section has no figures if ap_gym cannot be imported."""
+    """Measure the rates of ap_gym. If ap_gym cannot be imported, the section has no results."""
     section = Section(f"Steps per second, ap_gym's {OTHER}")
     try:
         ap_gym: Any = importlib.import_module("ap_gym")
@@ -136,7 +138,8 @@ def of_ap_gym(settings: Settings) -> Section:
 
 
 def _ap_gym_episode(ap_gym: Any, number: int) -> Act:
-    """Return a function that runs an episode of N environments with random actions, and the step that begins the next episode."""
+    """Return a function that runs an episode of N environments with random actions. The function also runs the step that begins the next
+    episode."""
     env = ap_gym.make_vec(OTHER, number)
     env.reset(seed=0)
     env.action_space.seed(0)
@@ -145,7 +148,7 @@ def _ap_gym_episode(ap_gym: Any, number: int) -> Act:
 
 
 def environment(number: int, network: Classifier, clips: ClipSource, bank: Features | bool) -> AdaFocusVectorEnv:
-    """Return a vector environment in the mode SAME_STEP that starts each episode on another clip."""
+    """Return a vector environment in the mode SAME_STEP. Each episode plays another clip."""
     return AdaFocusVectorEnv(
         number, network, clips, observation="reference", bank=bank, autoreset_mode="SAME_STEP", clip_order="epoch", grid=workload.GRID
     )

@@ -1,4 +1,4 @@
-"""Functions that all studies share. They train runs with several seeds, each run only once, and write tables and plots."""
+"""Functions that all studies share: they train runs with several seeds, each run only once, and write tables and plots."""
 
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -79,7 +79,7 @@ def runs_of(
     set_here: Collection[str],
     without_effect: Callable[[C], Reasons] | None = None,
 ) -> dict[str, list[C]]:
-    """Return the configs of the runs, one per group and seed, with the run directories ``root/GROUP-SEED``.
+    """Return the configs of the runs. There is one run per group and seed, with the run directory ``root/GROUP-SEED``.
 
     Args:
         study: The study with its seeds, overrides and device.
@@ -124,7 +124,8 @@ def save_tables(root: Path, text: str, values: object) -> None:
 
 
 def save_panels(panels: Sequence[Panel], title: str, accuracy: str, path: Path) -> None:
-    """Draw charts side by side. Curves are means over runs with 95 % confidence intervals, and have the same names in all charts.
+    """Draw charts side by side. A curve shows the mean over runs, with a 95 % confidence interval. All charts have curves with the same
+    names.
 
     Args:
         panels: The charts, from left to right.

@@ -4,8 +4,8 @@
     python -m benchmarks.task_scores tasks=[track] learners=[ppo]
     python -m benchmarks.task_scores learners=[]                         only rules, references and the scores of the ids
 
-The command writes the rows of docs/leaderboard.json and, to the same folder, the page and contact sheets of the oracle. The command
-also writes adafocus_env/scores.json, from which normalized scores are computed.
+The command writes docs/leaderboard.json and, to the same folder, the page of the leaderboard and contact sheets with the patches of the
+oracle. The command also writes adafocus_env/scores.json, from which normalized scores are computed.
 """
 
 import json
@@ -105,7 +105,7 @@ def references(features: Features) -> tuple[dict[str, Row], PolicyEvaluation]:
 
 
 def scores_of(form: str, features: Features) -> dict[str, dict[str, float]]:
-    """Return the scores of random actions and of the oracle on one form of a task, by policy and metric.
+    """Return the scores of random actions and of the oracle on one form of a task, as a dictionary from policy and metric to score.
 
     Args:
         form: a name in `FORMS`.

@@ -1,6 +1,5 @@
-"""Compare the time of training with that of the network calls that it needs.
-
-A step of stages 0, 1 and 3, a step of end-to-end training, and an iteration of PPO with its two phases are measured.
+"""Compare the time of training with the time of the network calls that training needs. The benchmark measures a training step of stages 0,
+1 and 3, a step of end-to-end training, and the two phases of an iteration of PPO.
 """
 
 import copy
@@ -67,7 +66,8 @@ def _stages(settings: Settings) -> Section:
 def _bare_step(network: Classifier, backbone: str, clips: ClipSource) -> Act:
     """Return a function that runs a forward and a backward pass of the networks, on tensors in memory.
 
-    If ``backbone`` is the name of a backbone, the pass is that of stage 0. If ``backbone`` is empty, focuser and head are trained.
+    If ``backbone`` is the name of a backbone, the function trains this backbone as stage 0 does. If ``backbone`` is empty, the function
+    trains focuser and head.
     """
     size, count, device = network.architecture, len(clips) * clips.num_frames, network.device
     frames = torch.randn(count, 3, size.size, size.size, device=device)
@@ -95,7 +95,7 @@ def _bare_step(network: Classifier, backbone: str, clips: ClipSource) -> Act:
 
 
 def _end_to_end(settings: Settings) -> Section:
-    """Measure a step of end-to-end training: once of all networks, and once of the policy alone."""
+    """Measure a step of end-to-end training of all networks, and a step of end-to-end training of the policy alone."""
     frames = 4 if settings.quick else 8
     clips, first = workload.clips(settings, 2, frames, train=False), workload.classifier(settings)
     first_policy = PolicyNetwork(workload.spatial_policy(settings).architecture, None, interpolated=True).to(first.device).eval()
@@ -112,7 +112,8 @@ def _end_to_end(settings: Settings) -> Section:
 def _bare_end_to_end(network: Classifier, policy: PolicyNetwork, clips: ClipSource, *, freeze: bool) -> Act:
     """Return a function that runs a forward and a backward pass of end-to-end training, on tensors in memory.
 
-    Focuser and head run twice; with ``freeze``, they run only once. The patches of the first run have a gradient, as in training.
+    Focuser and head run twice; with ``freeze``, they run only once. In the first run, gradients with respect to the patches are computed,
+    as in training.
     """
     size, shape, device = network.architecture, (len(clips), clips.num_frames), network.device
     frames = torch.randn(len(clips) * clips.num_frames, 3, size.size, size.size, device=device)
@@ -144,7 +145,7 @@ def _bare_end_to_end(network: Classifier, policy: PolicyNetwork, clips: ClipSour
 def _ppo(settings: Settings, policy: PolicyNetwork, of: str) -> Section:
     """Measure an iteration of PPO: every clip is played once, then there are `n_epochs` passes over all clips.
 
-    ``of`` is the end of the section's title.
+    ``of`` is the text at the end of the title of the section.
     """
     rows, length = (4, 4) if settings.quick else (64, 16)
     bank = workload.warm_bank(settings, rows, length)
@@ -172,7 +173,7 @@ def _ppo(settings: Settings, policy: PolicyNetwork, of: str) -> Section:
 
 
 def learner(bank: MemoryBank, config: PPOConfig, rows: int, network: NetworkArchitecture) -> PPO:
-    """Return PPO on ``rows`` environments, whose features are in ``bank``."""
+    """Return a PPO model for ``rows`` environments, whose features are in ``bank``."""
     environment = make_environment(bank, EnvConfig(num_envs=rows, grid=workload.GRID, reward="random", baseline=1))
     model = new_ppo(environment, bank, config, network, seed=0)
     model.set_logger(configure(None, []))

@@ -1,4 +1,5 @@
-"""Compare reinforcement learning with end-to-end training, from the same classifier: the accuracy, and the cost of training.
+"""Compare the accuracy and the training cost of reinforcement learning with those of end-to-end training. Both start from the same
+classifier.
 
     python -m benchmarks.training_comparison                            PPO, expected_pg and end to end, classifier frozen and trained too
     python -m benchmarks.training_comparison tasks=[track] methods=[ppo,end_to_end] seeds=[0]
@@ -117,11 +118,11 @@ def main(config: TrainingComparison) -> None:
 
 
 def check_runs(config: TrainingComparison, root: Path) -> dict[str, dict[str, list[Training]]]:
-    """Return the configs of all runs by task and method. All configs are checked before the first run is trained.
+    """Return the configs of all runs, grouped by task and then by method. All configs are checked before the first run is trained.
 
     Raises:
-        InputError: If a method is unknown, if a list is empty or has a value twice, if the classifier is not trained yet, or if further
-            arguments set a key that has no effect or that the command itself sets.
+        InputError: If a method is unknown, if a list is empty or has a value twice, or if the classifier is not trained yet. The same error
+            is raised if ``overrides`` or ``of_method`` sets a key that has no effect or that the command itself sets.
     """
     methods = config.methods or [name for name in METHODS if name not in FURTHER]
     check_lists(tasks=config.tasks, methods=methods)
@@ -158,7 +159,7 @@ def clips_of(config: Training) -> Clips:
 def measure(config: Training, clips: Clips) -> dict[str, float]:
     """Return the metrics of a finished run on the test clips, and the cost of its training.
 
-    The metrics include those of random patches and of the oracle, with the classifier of the run.
+    Random patches and the oracle are measured too, with the classifier of the run.
 
     ``seconds`` is the CPU time of the process from its start to the end of training, without the final evaluation.
     """

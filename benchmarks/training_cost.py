@@ -1,12 +1,13 @@
 """Count the multiply-adds of a finished training, with the counter of `classifiers.flops`.
 
-One step of every kind runs under the counter, on random clips and with the trained networks. Its cost is multiplied by the number of steps
-that the run's metrics state. In a backward pass, the matrix products and convolutions that PyTorch executes for the gradients of inputs and
-weights are counted. If a network is trained, its backward pass costs about twice as much as its forward pass. If a network is frozen but a
-gradient passes through it, its backward pass costs about as much as its forward pass. All other networks have no backward pass.
+For every kind of training step, one step runs under the counter, on random clips and with the trained networks. The multiply-adds of this
+step are multiplied by the number of such steps, which the metrics of the run state. For a backward pass, the counter counts the matrix
+products and convolutions that PyTorch executes to compute the gradients of inputs and weights. If a network is trained, its backward pass
+costs about twice as much as its forward pass. If a network is frozen but a gradient passes through it, its backward pass costs about as
+much as its forward pass. All other networks have no backward pass.
 
-The count includes training, the features that a bank stores, and the measurements on the validation clips. It does not include the final
-evaluation on the test clips. The bilinear crop has no matrix product, so its cost is 0.
+The count includes training, the features that a bank stores, and the measurements on the validation clips. The count does not include the
+final evaluation on the test clips. The bilinear crop has no matrix product, so its cost is 0.
 """
 
 import tempfile
@@ -51,7 +52,7 @@ def training_multiply_adds(config: Training, clips: Clips) -> int:
 
 
 class TrainingCost:
-    """The steps of a finished run, and the cost of each step in multiply-adds; see `training_multiply_adds`."""
+    """The number of steps of a finished run, and the multiply-adds of each kind of step; see `training_multiply_adds`."""
 
     def __init__(self, config: Training, clips: Clips) -> None:
         self.config, self.run = config, RunDir(config.run)
@@ -98,14 +99,14 @@ class TrainingCost:
         return epochs * (self.num_train * step + self.num_val * self.video.total())
 
     def _finetuning(self, epochs: int, settings: SupervisedConfig) -> float:
-        """Return the cost of stage 3, which also validates its initial model."""
+        """Return the cost of stage 3. The cost includes the validation of the model with which stage 3 begins."""
         learning = replace(settings, epochs=1, batch_size=COUNTED_CLIPS)
         skipped = self.config.env.skipped
         step = self._counted(finetune(deepcopy(self.classifier), self.policy, self.clips, learning, seed=0, skipped=skipped))
         return epochs * self.num_train * step + (epochs + 1) * self.num_val * self.video.total()
 
     def _counted(self, epochs: Iterator[Any]) -> float:
-        """Return the cost per clip of the forward and backward passes in the first epoch of a supervised training."""
+        """Return the cost per clip of one forward and one backward pass, counted in the first epoch of a supervised training."""
         return multiply_adds(lambda: next(epochs), gradient=True) / COUNTED_CLIPS
 
     def _bank(self) -> float:
@@ -120,7 +121,7 @@ class TrainingCost:
     def _policy_step(self, config: TrainPPO) -> float:
         """Return the cost of one environment step if all features are in the bank.
 
-        This cost is that of a rollout and the update after it, divided by the number of steps.
+        The cost of a step is the cost of a rollout and of the update after it, divided by the number of steps of the rollout.
         """
         fill(self.features)
         n_steps = config.ppo.n_steps or self.features.num_steps

@@ -1,6 +1,8 @@
-"""Workloads of the benchmarks: networks with random weights, demo videos and random clips, of the paper's size or of a tiny size.
+"""Workloads of the benchmarks: networks with random weights, demo videos and random clips. Networks and clips have the sizes of the paper,
+or tiny sizes.
 
-The module also has what the benchmarks compare with: the bare networks on tensors in memory, and the released scheme of inference.
+The benchmarks compare their times with those of two references, which are also in this module: the bare networks on tensors in memory, and
+inference as in the released code.
 """
 
 import os
@@ -79,7 +81,7 @@ def machine() -> dict[str, Any]:
 
 
 def architecture(settings: Settings) -> Architecture:
-    """Return the paper's architecture, or the demo's with the setting ``quick``."""
+    """Return the architecture of the paper. With the setting ``quick``, return the architecture of the demo classifier."""
     return ARCHITECTURES["small" if settings.quick else "paper"]
 
 
@@ -97,7 +99,8 @@ def classifier(settings: Settings, **changes: Any) -> Classifier:
 
 
 def flat_classifier(settings: Settings) -> Classifier:
-    """Return a classifier whose backbones are cheap but have outputs of the same sizes, to measure everything except for the backbones."""
+    """Return a classifier with cheap backbones, whose outputs have the same sizes as those of the usual backbones. With this classifier,
+    benchmarks measure the time of everything except for the backbones."""
     BACKBONES.update(flat_glancer=_flat(settings, "glancer"), flat_focuser=_flat(settings, "focuser"))
     return classifier(settings, glancer="flat_glancer", focuser="flat_focuser")
 
@@ -131,9 +134,9 @@ def executions(settings: Settings, network: Classifier) -> dict[str, Execution]:
 
 
 def plain_and_fastest(settings: Settings) -> dict[str, Classifier]:
-    """Return the classifier with the plain execution settings, and with the fastest, which are the last of `executions`.
+    """Return the classifier with the plain execution settings, and with the fastest execution settings, which are the last of `executions`.
 
-    The keys are the names of the execution settings.
+    The keys of the returned dictionary are the names of the execution settings.
     """
     plain = classifier(settings)
     name, how = list(executions(settings, plain).items())[-1]
@@ -174,7 +177,7 @@ class RandomClips(ClipSource):
         return self._pixels[clip], self._pixels[clip]
 
     def skip_rng(self, clips: NDArray[np.int64], rng: np.random.Generator) -> None:
-        """Do nothing: no random numbers are used."""
+        """Do nothing, because this class uses no random numbers."""
 
 
 def clips(settings: Settings, count: int, num_frames: int, *, train: bool = True) -> ClipSource:
@@ -214,7 +217,8 @@ def bank_of(network: Classifier, clips: ClipSource) -> MemoryBank:
 
 
 def warm_bank(settings: Settings, count: int, num_frames: int) -> MemoryBank:
-    """Return a full bank of random clips. With `flat_classifier`, filling is cheap, and steps cost the same as at full size."""
+    """Return a full bank of random clips. With a classifier of `flat_classifier`, the bank is filled fast, and environment steps take as
+    long as with the networks of full size."""
     network = flat_classifier(settings)
     return bank_of(network, RandomClips(count, num_frames, network.architecture.size))
 
@@ -243,7 +247,7 @@ def _fit_batch_norms(network: Classifier) -> None:
 
 
 def _flat(settings: Settings, which: str) -> Callable[[int], Backbone]:
-    """Return a constructor of cheap backbones, which are one convolution over large blocks.
+    """Return a function that makes cheap backbones. Each of these backbones is one convolution over large blocks of pixels.
 
     The outputs of these backbones are as large as those of the original backbones.
     """
@@ -305,7 +309,8 @@ def bare_policy(policy: PolicyNetwork, maps: Tensor) -> Act:
 
 
 def bare_update(policy: PolicyNetwork, maps: Tensor, epochs: int, minibatches: int) -> Act:
-    """Return a function that runs the forward and backward pass for every minibatch of every epoch. Minibatches are whole clips."""
+    """Return a function that runs the forward and backward passes of an update: one for every minibatch of every epoch. Minibatches are
+    whole clips."""
     policy.train().requires_grad_(True)
 
     def act() -> None:
@@ -322,9 +327,10 @@ def bare_update(policy: PolicyNetwork, maps: Tensor, epochs: int, minibatches: i
 def step_by_step(classifier: Classifier, policy: PolicyNetwork, frames: Tensor) -> tuple[Tensor, Tensor]:
     """Classify videos with a recurrent head as the released code does.
 
-    All glances are computed first. Then policy, focuser and head run frame by frame.
+    All glances are computed first; after them, policy, focuser and head run frame by frame.
 
-    The released code also has loops over the images of a batch. These loops are left out here, because the scheme does not need them.
+    The released code also has loops over the images of a batch. `step_by_step` leaves these loops out, because the computation does not
+    need them.
 
     Args:
         classifier: A frozen classifier.

@@ -1,4 +1,4 @@
-"""The classifier, which consists of glancer, focuser, head and preprocessing, and checks that a frozen classifier does not change."""
+"""The classifier, which consists of glancer, focuser, head and preprocessing, and the checks that a frozen classifier does not change."""
 
 import hashlib
 from collections.abc import Mapping, Sequence
@@ -119,16 +119,17 @@ class Architecture:
 
 
 class Classifier(nn.Module):
-    """The networks f_G, f_L and f_C of AdaFocus (paper, section 3). A new object has random weights (see also
-    `classifiers.backbones.imagenet`).
+    """The networks f_G, f_L and f_C of AdaFocus (paper, section 3).
+
+    A new object has random weights (see also `classifiers.backbones.imagenet`).
 
     Args:
         architecture: The networks.
         classes: Names of the K classes, in the order of the scores.
 
     Attributes:
-        mode_changes: Number of calls of ``train``, ``eval`` and ``freeze`` so far. Each of these calls makes cached copies of the networks
-            invalid.
+        mode_changes: Number of calls of ``train``, ``eval`` and ``freeze`` so far. A call of any of these three methods makes cached copies
+            of the networks invalid.
         clip_format: How clips are made from a video, if known.
 
     Raises:
@@ -300,9 +301,9 @@ class WeightMonitor:
     """A fast check of whether the weights of a network may have changed.
 
     The check compares the identity, the memory address and PyTorch's version counter of every parameter and buffer, and the identity of
-    every module. The check takes about 0.1 microseconds per tensor. The check does not detect changes that PyTorch does not count: writes
-    through ``tensor.data`` (``weight.data.mul_(2)``) or through a NumPy view, steps of a fused optimizer, and changes of settings that are
-    not tensors, such as the ``eps`` of a batch norm.
+    every module. The check takes about 0.1 microseconds per tensor. The check does not detect changes that PyTorch does not count. Examples
+    are writes through ``tensor.data`` (``weight.data.mul_(2)``) or through a NumPy view, steps of a fused optimizer, and changes of
+    settings that are not tensors, such as the ``eps`` of a batch norm.
 
     Args:
         network: The network.

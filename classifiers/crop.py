@@ -1,6 +1,6 @@
 """Crop patches: at whole pixels, as AdaFocus does, or at real-valued corners by interpolation (AdaFocusV2, arXiv:2112.14238).
 
-Interpolated patches are differentiable with respect to the location. A crop at whole pixels has no such gradient.
+Interpolated patches are differentiable with respect to the location. A crop at whole pixels has no gradient with respect to the location.
 """
 
 import math
@@ -37,7 +37,7 @@ def crop_at_locations(frames: Tensor, locations: Tensor, patch_size: int) -> Ten
     Args:
         frames: (…, 3, H, W), floating point.
         locations: (…, 2) in [0, 1] as (row, column), broadcast over the leading axes of the frames. For frames (N, T, 3, H, W), locations
-            (N, 1, 2) are one location per clip. The corner of the patch at location a is a · (H − P, W − P), without rounding.
+            (N, 1, 2) give one location per clip. The corner of the patch at location a is a · (H − P, W − P), without rounding.
         patch_size: P, height and width of a patch in pixels.
 
     Returns:

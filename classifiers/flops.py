@@ -114,13 +114,13 @@ class VideoFlops:
     def no_patch(self) -> int:
         """Additional multiply-adds of a complete video without any patch.
 
-        If the head takes no steps in skipped frames, the head classifies the glances of all steps at the end of such a video, which needs
-        additional multiply-adds.
+        If the head takes no steps in skipped frames, it classifies the glances of all steps at the end of a video without patches. This
+        call needs additional multiply-adds.
         """
         return self.head if self.head_skips else 0
 
     def total(self, num_patches: Any = None, num_steps: Any = None) -> Any:
-        """Return the multiply-adds of videos. If an argument is an array or a tensor, so is the result.
+        """Return the multiply-adds of videos. If an argument is an array or a tensor, the result is also an array or a tensor.
 
         Args:
             num_patches: number of steps with a patch; None: all steps.

@@ -47,7 +47,7 @@ class GRUHead(nn.Module):
     def compare(self, glances: Tensor, focus_vectors: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
         """Take one step with each of several focus vectors, without dropout; see `classifiers.classifier.Classifier.compare`.
 
-        Products that all of these steps have in common are computed only once.
+        Products that all k steps have in common are computed only once.
         """
         of_input, of_state, input_bias, state_bias = self.gru.all_weights[0]
         of_glance, of_focus = of_input.tensor_split((glances.shape[1],), dim=1)
@@ -95,8 +95,8 @@ class LinearHead(nn.Module):
 class MeanHead(nn.Module):
     """The head f_C of the Something-Something family, which averages scores.
 
-    A linear layer computes class scores from every focus vector. These scores are added to the glancer's scores, and the sums are averaged
-    over the steps so far. The state holds the sum of all scores and the number of steps.
+    A linear layer computes class scores from every focus vector. The scores of the focus vector are added to the glancer's scores, and the
+    sums are averaged over the steps so far. The state holds the sum of all scores and the number of steps.
 
     Args:
         feature_size: K + F, length of the glancer's scores and of the focus vector of one step.
@@ -126,8 +126,8 @@ class MaxHead(nn.Module):
 
     A linear layer and a ReLU map the glance and focus vectors of every step to S numbers. The state is the maximum of these numbers over
     the steps so far, and starts with zeros. A second linear layer computes class scores from the state. The published head,
-    `MaxPerStepHead`, has a batch norm before the ReLU and a separate second layer for each step. Here, all steps share the second layer, so
-    that clips may have any number of steps.
+    `MaxPerStepHead`, has a batch norm before the ReLU and a separate second layer for each step. In `MaxHead`, all steps share the second
+    layer, so that clips may have any number of steps.
 
     Args:
         feature_size: Length of the features of one step.

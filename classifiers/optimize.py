@@ -129,8 +129,8 @@ def with_execution(classifier: Classifier, execution: Execution) -> Classifier:
         execution: The settings.
 
     Raises:
-        InputError: If the classifier is in training mode, if the device does not support the precision, or if a compiler is needed and
-            there is none.
+        InputError: If the classifier is in training mode, if the device does not support the precision, or if a compiler is needed but not
+            installed.
     """
     check_frozen(classifier)
     check_precision(execution.precision, classifier.device)
@@ -249,7 +249,7 @@ class NetworkRunner:
         )
         length = max(1, self._call // unit) * unit if self._call else max(1, len(images))
         results: list[Tensor] = []
-        # Inference mode and gradient mode are always the same, so that nothing is compiled twice.
+        # The network always runs in the same inference mode and gradient mode, so that nothing is compiled twice.
         # Inference mode is off, so that heads can be trained on the results.
         with torch.inference_mode(False), torch.no_grad():
             for start in range(0, max(1, len(images)), length):

@@ -27,7 +27,7 @@ class FrameNetwork(Protocol):
 
 
 class Glancer(FrameNetwork, Protocol):
-    """f_G, a cheap network that processes every frame. The policy reads its maps, and the head reads its vectors.
+    """f_G, a cheap network that processes every frame. The policy reads the maps of this network, and the head reads its vectors.
 
     Attributes:
         map_bounds: Lowest and highest possible value of a map. A bound is infinite if the values are not limited.

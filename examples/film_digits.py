@@ -1,11 +1,11 @@
-"""Make a data set from any long videos: handwritten digits that move over real footage. On these videos, the choice of patches matters.
+"""Make a data set of handwritten digits that move over real footage, from any long videos. On these videos, the choice of patches matters.
 
     python examples/film_digits.py film1.mp4 film2.avi … --out digits
     python -m agents.train_ppo data=folder data.root=digits data.flip=false
 
 The script writes ``OUT/train/DIGIT/*.mp4`` and ``OUT/test/DIGIT/*.mp4``. Next to each video, there is a file with the track of its digit.
-The films that ``--test-films`` lists are used only for testing; by default, these are the last quarter of the films. A single film is split
-by time, with a gap between the splits. No digit image occurs in both splits.
+The films that ``--test-films`` lists are used only for testing. By default, the last quarter of the films is used for testing. If there is
+only one film, it is split by time, with a gap between the splits. No digit image occurs in both splits.
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ class Footage:
 
 @dataclass(frozen=True)
 class Starts:
-    """The frames ``first`` to ``last`` of a film. Only every ``step``-th frame is used."""
+    """The frames of a film at which a video can start, from ``first`` to ``last``. Only every ``step``-th frame is used."""
 
     film: Path
     step: int
@@ -157,7 +157,8 @@ def digits(split: str) -> tuple[Floats, NDArray[np.int64]]:
 
 
 def backgrounds(footage: Sequence[Starts], count: int, style: Style, rng: np.random.Generator) -> Iterator[tuple[Path, Frames]]:
-    """Yield the film and the frames (T, side, side, 3) of ``count`` backgrounds, the same number per film. Each film is decoded once."""
+    """Yield the film and the frames (T, side, side, 3) of ``count`` backgrounds. Every film gives the same number of backgrounds. Each film
+    is decoded once."""
     for each, share in zip(footage, np.array_split(np.arange(count), len(footage)), strict=True):
         starts = np.sort(rng.integers(each.first, each.last + 1, size=len(share))).tolist()
         for window in windows(each.film, starts, style.length, each.step, 2 * style.side):

@@ -1,4 +1,4 @@
-"""Evaluate the policies of the examples by the accuracy that the classifier reaches on test clips with a policy's patches."""
+"""Measure the policies of the examples: the accuracy of the classifier on test clips, with the patches that a policy chooses."""
 
 from __future__ import annotations
 

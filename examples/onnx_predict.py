@@ -3,8 +3,8 @@
     python -m agents.export run=DIR format=onnx out=FOLDER
     python examples/onnx_predict.py FOLDER video.mp4
 
-Classes and boxes equal those of ``python -m agents.predict``. Unlike this script, that command also reads folders of images, and videos
-that are rotated for display.
+Classes and boxes equal those of ``python -m agents.predict``. Only ``agents.predict`` can read folders of images, and videos that are
+rotated for display.
 """
 
 import json
@@ -21,7 +21,8 @@ Array = NDArray[Any]
 
 
 def read_frames(video: str, short_side: int, choose: Callable[[Array], Array]) -> tuple[Array, tuple[int, int]]:
-    """Return resized frames (n, H, W, 3) and the video's (height, width). ``choose`` maps the times of all frames to the indices to use."""
+    """Return resized frames (n, H, W, 3) and the video's (height, width). ``choose`` is a function that takes the times of all frames and
+    returns the indices of the frames to use."""
     try:
         import decord
 
@@ -42,7 +43,7 @@ def read_frames(video: str, short_side: int, choose: Callable[[Array], Array]) -
 def frame_numbers(times: Array, count: int) -> Array:
     """Divide the video into ``count`` equal segments, and return the numbers of the frames in their middle.
 
-    Segments are equal in their number of frames if the frame rate is constant, otherwise in time.
+    If the frame rate is constant, all segments have the same number of frames; otherwise, they have the same duration.
     """
     times = np.sort(times).astype(np.float64) - times.min()
     segment, period = len(times) / count, times[-1] / max(1, len(times) - 1)

@@ -4,8 +4,8 @@
     python examples/ppo_single_file.py --steps 20000 --envs 32
 
 Two properties of the environment make the code short and fast: all episodes have the same length and begin together, and observations do
-not depend on earlier actions. The environment therefore returns only references (clip, step), and the glances of whole clips are read in
-place. The GRU runs once over each clip and yields the actions of all steps at once. Minibatches consist of whole clips. With
+not depend on earlier actions. The environment therefore returns only the numbers of clip and step, and the glances of whole clips are read
+where they are stored. The GRU runs once over each clip and gives the actions of all its steps. Minibatches consist of whole clips. With
 ``output="torch"``, rewards and flags are tensors on the device of the networks, and nothing is copied to NumPy and back.
 """
 
@@ -46,7 +46,7 @@ class Settings:
 
 
 class Policy(nn.Module):
-    """A recurrent network that computes, from the glance maps up to a step, the logits of the cells and a value for this step."""
+    """A recurrent network that computes the logits of the cells and a value for every step, from the glance maps up to this step."""
 
     def __init__(self, map_shape: tuple[int, int, int], cells: int, hidden: int = 128) -> None:
         super().__init__()
@@ -66,7 +66,7 @@ class Policy(nn.Module):
 
 @dataclass
 class Rollout:
-    """One clip in each environment, from the first step to the last. All tensors have shape (D, N, …)."""
+    """The rollout of one clip in each environment, from the first step to the last. All tensors have shape (D, N, …)."""
 
     maps: Tensor
     actions: Tensor
@@ -83,7 +83,8 @@ def glances(envs: gym.vector.VectorEnv, clips: Tensor) -> Tensor:
 
 @torch.no_grad()
 def collect(envs: gym.vector.VectorEnv, policy: Policy, references: Tensor) -> tuple[Rollout, Tensor]:
-    """Play the clips that have just begun; return the rollout, and references to the clips that begin next."""
+    """Play the clips that have just begun. Return the rollout, and the numbers of the clips and steps with which the next rollout
+    begins."""
     maps = glances(envs, references[:, 0])
     logits, values = policy(maps)
     chosen = Categorical(logits=logits)

@@ -3,8 +3,8 @@
     python examples/real_clips.py clips video1.mp4 video2.avi …
     python -m agents.train_stages data=folder data.root=clips …
 
-The script writes ``OUT/train/VIDEO/*.mp4`` from the first 60 % of each video and ``OUT/test/VIDEO/*.mp4`` from the last 25 %, so that no
-test clip overlaps or directly follows a training clip. Clips of the same split may overlap.
+The script writes ``OUT/train/VIDEO/*.mp4`` from the first 60 % of each video, and ``OUT/test/VIDEO/*.mp4`` from the last 25 %. Therefore,
+no test clip overlaps or directly follows a training clip. Clips of the same split may overlap.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ SPLITS = {"train": (0.0, 0.6), "test": (0.75, 1.0)}
 
 @dataclass(frozen=True)
 class Clip:
-    """The frames ``first`` to ``last`` of a video, and the path to which this clip is written."""
+    """A clip: the frames ``first`` to ``last`` of a video, and the path of the file to write."""
 
     first: int
     last: int

@@ -3,7 +3,7 @@
     pip install 'adafocus-env[rllib]'
     python examples/rllib_ppo.py                        # 60,000 steps on the demo videos
 
-The id includes its module, as ``adafocus_env:AdaFocus-v1``, so that Gymnasium imports the module in every worker. RLlib expects the default
+The id ``adafocus_env:AdaFocus-v1`` includes the name of a module, which Gymnasium imports in every worker. RLlib expects the default
 ``autoreset_mode``. With ``gym_env_vectorize_mode="vector_entry_point"``, each worker steps all its clips in one call of the networks.
 """
 

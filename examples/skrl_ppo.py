@@ -3,7 +3,7 @@
     pip install 'adafocus-env[skrl]'
     python examples/skrl_ppo.py                         # 60,000 steps on the demo videos
 
-skrl needs a vector environment that begins a new episode in the same step in which the old episode ends (``autoreset_mode="SameStep"``).
+With ``autoreset_mode="SameStep"``, which skrl needs, the vector environment begins a new episode in the step in which the old episode ends.
 skrl's wrapper flattens observations and converts arrays to tensors.
 """
 

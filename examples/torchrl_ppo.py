@@ -3,8 +3,8 @@
     pip install 'adafocus-env[torchrl]'
     python examples/torchrl_ppo.py                      # 60,000 steps on the demo videos
 
-TorchRL resets environments itself, so the vector environment is made with ``autoreset_mode="Disabled"``. A row whose episode has ended
-begins a new episode when TorchRL requests it (with Gymnasium's ``reset_mask``), and the episodes of other rows continue.
+TorchRL resets environments itself, so the vector environment is made with ``autoreset_mode="Disabled"``. When an episode has ended, TorchRL
+resets only the row of this episode (with Gymnasium's ``reset_mask``), and the episodes of the other rows continue.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ def network(outputs: int) -> nn.Module:
 
 
 def actor_and_critic(env: GymWrapper, cells: int) -> tuple[ProbabilisticActor, ValueOperator]:
-    """Return a categorical policy over the cells, and a value function. Both networks see only the current glance."""
+    """Return a categorical policy over the cells, and a value function. The policy and the value function see only the current glance."""
     logits = TensorDictModule(network(cells), in_keys=["observation"], out_keys=["logits"])
     actor = ProbabilisticActor(logits, in_keys=["logits"], spec=env.action_spec, distribution_class=Categorical, return_log_prob=True)
     critic = ValueOperator(network(1), in_keys=["observation"])

@@ -26,13 +26,13 @@ class ClipSpec:
         size: side of the cropped frames in pixels.
         short_side: shorter side of the stored frames in pixels, at least ``size``.
         train: whether clips are for training. Training clips have random frames, crop and flip, which depend only on (seed, name of the
-            video, view). Other clips have middle frames and the centre crop.
+            video, view). Clips that are not for training have the middle frames and the centre crop.
         views: number of clips sampled from each video.
         flip: whether training crops may be mirrored.
         scales: sides of training crops as fractions of ``short_side``.
         seed: seed of all samples, at least 0.
         glance_frames: number of separate frames for the glancer, sampled independently. On Something-Something, the glancer sees 8 frames
-            and the focuser 12 frames. With 0, both networks see the same frames.
+            and the focuser 12 frames. If ``glance_frames`` is 0, both networks see the same frames.
         sampling: how random frames are sampled; see `adafocus_env.videos.frame_sampling.SAMPLING`.
         order: order in which the networks see the frames, a name in `adafocus_env.videos.frame_sampling.ORDERS`.
     """
@@ -51,12 +51,15 @@ class ClipSpec:
 
     @property
     def num_glance_frames(self) -> int:
-        """Number of frames that the glancer sees: ``glance_frames`` or, without separate frames, T."""
+        """Number of frames that the glancer sees: ``glance_frames``, or T if the glancer has no separate frames."""
         return self.glance_frames or self.num_frames
 
     @property
     def glanced(self) -> slice:
-        """The slice of a clip's frames that the glancer sees. Separate frames follow the focuser's T frames."""
+        """The slice of a clip's frames that the glancer sees.
+
+        If the glancer has separate frames, these frames come after the focuser's T frames.
+        """
         return slice(self.num_frames, None) if self.glance_frames else slice(self.num_frames)
 
     def __post_init__(self) -> None:
@@ -106,7 +109,7 @@ def content_key(videos: Sequence[Video], settings: ClipSpec, *, prepared: bool) 
     Args:
         videos: all videos, in order.
         settings: the clip specification.
-        prepared: whether names identify the content of videos. If not, the size and modification time of the files identify the content.
+        prepared: True if a video's name identifies its content; False if the size and modification time of its file identify the content.
     """
     described: list[list[object]] = []
     for video in videos:

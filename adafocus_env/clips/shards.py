@@ -37,7 +37,7 @@ class StoredClip:
         shape: (T, 3, H, W).
         indices: indices (T,) of the frames in the video.
         track: track of the target in the stored frames, if known.
-        failure: the reason why the video could not be read, in which case there are no frames; otherwise None.
+        failure: the reason why the video could not be read; None if it was read. After a failure, the clip has no frames.
     """
 
     name: str
@@ -66,7 +66,7 @@ class Shard:
         clip, file = self.clips[position], self.path / "frames.bin"
         if self._mapped is None:
             try:
-                # The mapping is private, so that changes of the tensor do not reach the file.
+                # The memory mapping is private: changes of the tensor are not written to the file.
                 # Unlike NumPy's memmap, torch.from_file leaves no file open.
                 self._mapped = torch.from_file(str(file), shared=False, size=self.num_bytes, dtype=torch.uint8)
             except RuntimeError as problem:  # raised by torch if a file cannot be opened
@@ -134,7 +134,7 @@ class ShardWriter:
         self._clips[position] = StoredClip(self._names[position], failure=reason)
 
     def finish(self) -> Shard:
-        """Rename the shard to its final name atomically. If a shard with the final name exists, it must be damaged and is removed."""
+        """Rename the shard to its final name atomically. A damaged shard with the final name is removed first."""
         clips, index = tuple(self._clips[position] for position in range(len(self._names))), self._unfinished / "index.json"
         with writing_to(self._path.parent):
             index.write_text(json.dumps({"bytes": self._num_bytes, "clips": [asdict(clip) for clip in clips]}), encoding="utf-8")

@@ -73,7 +73,7 @@ class ClipSource:
         return clips
 
     def leave_out(self, failures: Iterable[tuple[str, str]]) -> None:
-        """Leave out videos that another process could not read. Each failure is a pair (name, reason)."""
+        """Leave out videos that another process could not read. Each failure is a pair (name of the video, reason)."""
 
     def prefetch(self, clips: NDArray[np.int64]) -> None:
         """Decode, or start to decode, the clips that will be requested next, in the given order."""
@@ -85,7 +85,7 @@ class ClipSource:
     def glancer_frames(self, clip: int) -> Tensor:
         """Return the glancer's frames (glance_frames, 3, size, size) uint8 with the same crop and flip.
 
-        Without separate frames for the glancer, return `frames`.
+        If the glancer has no separate frames, return `frames`.
         """
         return self._frames(clip, self.settings.glanced)
 
@@ -94,13 +94,16 @@ class ClipSource:
 
         Returns:
             The focuser's frames (T, 3, size, size) uint8 and the glancer's frames (glance_frames, 3, size, size) uint8, with the same crop.
-            Without separate frames for the glancer, both are the same tensor.
+            If the glancer has no separate frames, the two results are the same tensor.
         """
         frames = self.frames(clip)
         return frames, self.glancer_frames(clip) if self.settings.glance_frames else frames
 
     def skip_rng(self, clips: NDArray[np.int64], rng: np.random.Generator) -> None:
-        """Advance ``rng`` as `resampled` would do for these clips. The method is called for clips that another process loads."""
+        """Advance ``rng`` by as many random numbers as `resampled` uses for these clips.
+
+        The method is called for clips that another process loads.
+        """
 
     def indices(self, clip: int) -> NDArray[np.int64]:
         """Return the indices (T,) of the focuser's frames in the video, starting at 0."""
@@ -109,7 +112,7 @@ class ClipSource:
     def glancer_indices(self, clip: int) -> NDArray[np.int64]:
         """Return the indices (glance_frames,) of the glancer's frames in the video.
 
-        Without separate frames for the glancer, return `indices`.
+        If the glancer has no separate frames, return `indices`.
         """
         return self._indices(clip)[self.settings.glanced]
 
@@ -118,7 +121,10 @@ class ClipSource:
         raise NotImplementedError
 
     def targets(self, clip: int) -> Targets | None:
-        """Return the target's boxes, in pixels of `frames`, and its visibility. None if the track does not contain boxes and visibility."""
+        """Return the target's boxes, in pixels of `frames`, and its visibility.
+
+        The result is None if the track does not contain boxes and visibility.
+        """
         raise NotImplementedError
 
     def _frames(self, clip: int, selected: slice) -> Tensor:
@@ -131,8 +137,10 @@ class ClipSource:
 
 
 class Unreadable(AbstractContextManager["Unreadable"]):
-    """A collector of unreadable videos. With a collector, one warning names the unreadable videos of several splits. Without a collector,
-    every split gives a separate warning.
+    """A collector of unreadable videos.
+
+    If several splits share a collector, one warning names the unreadable videos of all these splits. Without a shared collector, every
+    split gives a separate warning.
 
         with Unreadable() as unreadable:
             train, test = (open_clips(data, split, num_frames=8, size=96, unreadable=unreadable) for split in ("train", "test"))
@@ -148,7 +156,8 @@ class Unreadable(AbstractContextManager["Unreadable"]):
     def add(self, failures: Iterable[tuple[str, str]], folder: Path | None = None) -> None:
         """Collect the (name, reason) of videos.
 
-        If ``folder`` is given, the failures are stored there. Without ``folder``, the next run tries to read the videos again.
+        ``folder`` is the folder in which the failures are stored. If ``folder`` is None, failures are not stored, and the next run tries to
+        read the videos again.
         """
         new = list(failures)
         self._new += new
@@ -174,8 +183,8 @@ class ClipStore(ClipSource):
     """Stored clips, accessed by index. The clips are ordered by video and then by view.
 
     Frames are stored resized but uncropped, in shards of 64 clips. The shards are in a subfolder of ``folder``. The name of the subfolder
-    is a hash of everything that the stored bytes depend on. If the clips are opened again, nothing is decoded. A video that cannot be read
-    is left out, listed in `failures` and named in a warning.
+    is a hash of everything that the stored bytes depend on. When the clips are opened again, they are read from the existing files, and no
+    video is decoded. A video that cannot be read is left out, listed in `failures` and named in a warning.
 
     Args:
         videos: the videos to make clips from. With ``prepare``, the names of the videos identify their content, because the files may not
@@ -239,13 +248,13 @@ class ClipStore(ClipSource):
         return frames, apply_crop(stored[self.settings.glanced], crop, self.size) if self.settings.glance_frames else frames
 
     def skip_rng(self, clips: NDArray[np.int64], rng: np.random.Generator) -> None:
-        """Advance ``rng`` as `resampled` would do for these clips."""
+        """Advance ``rng`` by as many random numbers as `resampled` uses for these clips."""
         for clip in clips.tolist():
             shard, position = self._locate(clip)
             random_crop(self.settings, shard.clips[position].shape, rng)
 
     def prefetch(self, clips: NDArray[np.int64]) -> None:
-        """Decode the missing shards of the clips now. Decoding several shards together is faster than one after the other."""
+        """Decode the missing shards of the clips now. Decoding several shards together is faster than decoding one after the other."""
         if missing := {self._readable[clip] // SHARD_SIZE for clip in clips.tolist()} - self._shards.keys():
             with self._waiting.shown() if self._waiting else nullcontext() as progress:
                 self._make(sorted(missing), progress)

@@ -48,12 +48,13 @@ class StreamingClips(ClipSource):
     """Resampled clips, accessed by index. With V videos, clip e·V + i is the sample of epoch e from video i.
 
     An index always refers to the same sample, which depends only on (seed, name of the video, epoch). A resumed run therefore gets the same
-    clips. Worker processes decode the clips of an epoch in advance and in order. Other clips are decoded on request, which is slow. The
-    most recent clips are cached in memory. A video that cannot be read is listed in `failures` and left out from then on. When the next
-    epoch begins or the clips are no longer used, one warning names all such videos of the epoch.
+    clips. Worker processes decode the clips of an epoch in advance and in order. Clips that were not decoded in advance are decoded on
+    request, which is slow. The most recent clips are cached in memory. A video that cannot be read is listed in `failures` and left out
+    from then on. When the next epoch begins or the clips are no longer used, one warning names all videos of the epoch that could not be
+    read.
 
     There are at most 1000 different epochs, and at most 2²⁴ different clips, because the observation `reference` cannot represent larger
-    indices. Later epochs repeat the samples, starting with the first epoch.
+    indices. Later epochs repeat the samples of earlier epochs, starting with the first epoch.
 
     Args:
         videos: the videos to sample clips from.
@@ -142,7 +143,9 @@ class StreamingClips(ClipSource):
         return np.array([clip for clip in requested if clip in self._current], np.int64)
 
     def leave_out(self, failures: Iterable[tuple[str, str]]) -> None:
-        """Leave out the given videos from now on. Each failure is a pair (name, reason). Videos that are already left out are ignored.
+        """Leave out the given videos from now on.
+
+        Each failure is a pair (name of the video, reason). Videos that are already left out are ignored.
 
         Raises:
             InputError: if no video is left.
@@ -190,10 +193,12 @@ class StreamingClips(ClipSource):
 
 
 class Prefetcher:
-    """A decoder that returns clips by index. Clips are decoded in the background in a given order, and other clips on request.
+    """A decoder that returns clips by index.
+
+    Clips are decoded in the background in a given order. Clips outside of this order are decoded on request.
 
     A thread receives the clips from the workers. When clips that were not requested yet fill half of the memory, the thread pauses, and the
-    workers wait. The other half of the memory caches the clips that were requested last.
+    workers wait. The remaining half of the memory is a cache of the most recently requested clips.
 
     Args:
         videos: the V videos. Clip e·V + i is a sample from video i.

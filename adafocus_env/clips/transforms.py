@@ -66,7 +66,7 @@ def sample_crop(
 def apply_crop(frames: Tensor, crop: Crop, size: int) -> Tensor:
     """Cut ``crop`` out of all frames and resize it to ``size``.
 
-    A crop that already has the size ``size`` is copied without resampling. Other crops are resized bilinearly with antialiasing.
+    A crop that already has the size ``size`` is copied without resampling. Crops of other sizes are resized bilinearly with antialiasing.
 
     Args:
         frames: (T, 3, H, W) uint8.

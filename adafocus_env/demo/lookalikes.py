@@ -34,7 +34,7 @@ def draw_lookalikes(
 
     Returns:
         The frames (length, size, size, 3) without noise, the target's centres (length, 2), and whether each frame shows the target's digit
-        (length,). The arrays have the same meaning as in `adafocus_env.demo.renderer.draw`.
+        (length,). These arrays have the same meaning as those that `adafocus_env.demo.renderer.draw` returns.
     """
     task, halo = scene.task, scene.task.mark == "halo"
     count, side = 1 + task.lookalikes, HALO if halo else task.target

@@ -1,5 +1,6 @@
-"""Draw the demo videos. A handwritten digit determines the class. Around this digit, there is clutter and, in version 1 of the tasks,
-look-alikes.
+"""Draw the demo videos.
+
+A handwritten digit determines the class. Around this digit, there is clutter. In version 1 of the tasks, there are also look-alikes.
 
 At the size of the glancer's frames, digits can be located but not classified. At the size of a patch, digits can be classified. In version
 0, the target is the only reddish digit. `adafocus_env.demo.lookalikes` draws version 1.

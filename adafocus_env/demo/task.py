@@ -30,9 +30,10 @@ class DemoTask:
 
     Attributes:
         train_videos: number of training videos, including the videos held out for validation.
-        val_videos: minimum number of validation videos. If fewer videos are held out, additional videos are rendered. If the held-out share
-            is 0, there are no validation videos.
-        test_videos: number of test videos. The split of further videos has the same number of videos (see `adafocus_env.demo.videos.demo`).
+        val_videos: minimum number of validation videos. If the share of held-out training videos has fewer videos, additional validation
+            videos are rendered. If the held-out share is 0, there are no validation videos.
+        test_videos: number of test videos. The split `further`, for final results, has the same number of videos (see
+            `adafocus_env.demo.videos.demo`).
         size: height and width of the frames.
         length: frames in a video.
         target: side of the target digit.

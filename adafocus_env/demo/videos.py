@@ -44,14 +44,14 @@ TASKS: dict[str, DemoTask] = {
 def demo(task: DemoTask | str = DEFAULT_TASK, *, val: float = 0.1, num_workers: int = 2) -> DataSet:
     """Return the demo data set. `DataSet.prepare` renders its videos.
 
-    The split of further videos is meant for final results. This split has as many videos as the test split. No digit image that is a target
-    in training or test videos is a target in further videos.
+    The split `further` is meant for final results, and has as many videos as the test split. No digit image that is a target in training or
+    test videos is a target in the split `further`.
 
     Args:
         task: a name in `TASKS`, or a `DemoTask`, which describes the appearance of the videos.
-        val: share of the training videos that is held out for validation. If the share has fewer videos than the task's ``val_videos``,
-            additional videos with training digits are rendered for validation. The training videos stay the same. With 0, there are no
-            validation videos.
+        val: share of the training videos that is held out for validation. If this share has fewer videos than the task's ``val_videos``,
+            additional videos with training digits are rendered for validation. The training videos stay the same. If ``val`` is 0, the
+            data set has no validation videos.
         num_workers: number of rendering processes.
 
     Raises:

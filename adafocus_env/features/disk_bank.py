@@ -1,7 +1,7 @@
 """The feature bank on disk. The bank has memory-mapped files of a few clips each, which are filled in advance or on the first request.
 
-Every bank has a separate subfolder of the user's folder. The name of the subfolder is a hash of everything that the features depend on, so
-that features of changed weights are never read, and several banks can share a folder.
+Every bank has a separate subfolder in the folder that the user has selected. The name of the subfolder is a hash of everything that the
+features depend on. Therefore, features of changed weights are never read, and several banks can share a folder.
 """
 
 import hashlib
@@ -90,18 +90,17 @@ class DiskBank(Bank):
         return f"bank: {count_of(len(self.clips), 'clip')} in {self.folder}, {size_text(self.num_bytes)}{state}"
 
     def num_clips(self, part: int = 0, parts: int = 1) -> int:
-        """Return the number of clips in the shards ``part``, ``part`` + ``parts``, ``part`` + 2 · ``parts``, and so on."""
+        """Return the number of clips in every ``parts``-th shard, starting with shard ``part``."""
         return sum(len(self._clips_of(number)) for number in range(part, self.num_shards, parts))
 
     def missing_bytes(self, part: int = 0, parts: int = 1) -> int:
-        """Return the size in bytes of the missing shards among the shards ``part``, ``part`` + ``parts``, ``part`` + 2 · ``parts``, and so
-        on."""
+        """Return the size in bytes of the missing shards among every ``parts``-th shard, starting with shard ``part``."""
         stored = set(self.folder.glob("*.bin"))
         missing = [number for number in range(part, self.num_shards, parts) if self._path(number) not in stored]
         return sum(len(self._clips_of(number)) * self.layout.clip_bytes + _DIGEST for number in missing)
 
     def fill(self, part: int = 0, parts: int = 1, progress: Callable[[int], None] | None = None) -> None:
-        """Verify the existing shards and compute the others.
+        """Verify the existing shards and compute the missing shards.
 
         Args:
             part: index of the first shard to process.
@@ -137,7 +136,7 @@ class DiskBank(Bank):
         self._shards: dict[int, Shard] = {}
 
     def _read(self, which: int, clips: Indices, steps: Indices, *actions: Values) -> Tensor:
-        """Return the glance maps (``which`` = 0), glance vectors (1) or focus vectors (2) at the indices (clips, steps, *actions)."""
+        """Return the glance maps if ``which`` is 0, glance vectors if 1, or focus vectors if 2, at the indices (clips, steps, *actions)."""
         if self._outdated():
             self._open()
         index = np.broadcast_arrays(clips, steps, *map(to_array, actions))
@@ -208,7 +207,7 @@ def read_shard(path: Path, layout: Layout, count: int) -> Shard | None:
     try:
         if path.stat().st_size != size + _DIGEST:
             return None
-        # The mapping is private, so that changes of the tensor do not reach the file.
+        # The memory mapping is private: changes of the tensor are not written to the file.
         # Unlike NumPy's memmap, torch.from_file leaves no file open.
         data = torch.from_file(str(path), shared=False, size=size + _DIGEST, dtype=torch.uint8).numpy()
     except (OSError, RuntimeError):  # RuntimeError: the file was removed at this moment

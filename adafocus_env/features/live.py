@@ -24,19 +24,20 @@ from classifiers.optimize import optimized
 
 Indices = NDArray[np.int64]
 VIDEO_DIVS = (1, 2, 4)
-# Maximum number of pixels of one focuser call that fills a bank, stated as a number of patches of the paper's size (96²).
+# Maximum number of pixels in one call of the focuser when a bank is filled, as a number of patches of the paper's size (96²).
 # On CPUs, larger calls are slower.
 CALL_PIXELS = {"cpu": 64 * 96**2, "cuda": 1024 * 96**2}
 FRAME_BYTES = 2**29  # size of the cache of frames
 
 
 class Features:
-    """Glances and focus vectors of clips. `LiveFeatures` computes features on every request; `MemoryBank` and `DiskBank` compute features
-    only once.
+    """Glances and focus vectors of clips.
 
-    In all methods, ``clips`` and ``steps`` are index arrays. Together with ``actions`` (…, *action space), these arrays are broadcast to
-    one shape (…). Cells of a grid may also be a tensor on the networks' device. A step is one decision of the policy. A step covers one
-    frame, or several frames that share the decision.
+    `LiveFeatures` computes features on every request; `MemoryBank` and `DiskBank` compute features only once.
+
+    In all methods, ``clips`` and ``steps`` are index arrays. ``clips``, ``steps`` and ``actions`` (…, *action space) are broadcast to one
+    shape (…). Actions that are cells of a grid may also be a tensor on the networks' device. A step is one decision of the policy. A step
+    covers one frame, or several frames that share the decision.
 
     Attributes:
         classifier: the frozen classifier.
@@ -77,7 +78,7 @@ class Features:
         return self._read(2, clips, steps, actions)
 
     def _read(self, which: int, clips: Indices, steps: Indices, *actions: Values) -> Tensor:
-        """Return the glance maps (``which`` = 0), the glance vectors (1) or the focus vectors of ``actions`` (2)."""
+        """Return the glance maps if ``which`` is 0, the glance vectors if 1, or the focus vectors of ``actions`` if 2."""
         raise NotImplementedError
 
 
@@ -150,7 +151,7 @@ class LiveFeatures(Features):
     def cell_focus_vectors_of(self, groups: Iterable[tuple[int, range]]) -> Iterator[Tensor]:
         """Yield `cell_focus_vectors` for each (clip, steps).
 
-        If cores are idle, several groups are computed in parallel, with the same values.
+        If CPU cores are idle, several groups are computed in parallel. The values are the same as without parallel computation.
         """
         frames = (by_step(self.frames(clip), self.num_steps)[steps.start : steps.stop] for clip, steps in groups)
         return map_parallel(self.cell_focus_vectors, frames, idle_workers(self.classifier.device))
@@ -172,7 +173,7 @@ class LiveFeatures(Features):
 
     @cached_property
     def groups(self) -> list[range]:
-        """Groups of steps whose focus vectors are computed together.
+        """Divide the steps into groups whose focus vectors are computed together.
 
         A group has as many steps as fit in one call of the focuser, at least one.
         """
@@ -197,7 +198,7 @@ class LiveFeatures(Features):
         return max(1, CALL_PIXELS.get(self.classifier.device.type, CALL_PIXELS["cpu"]) // self.action.patch_size**2)
 
     def _read(self, which: int, clips: Indices, steps: Indices, *actions: Values) -> Tensor:
-        """Stack the glance maps (``which`` = 0) or glance vectors (1) of the given steps."""
+        """Stack the glance maps (if ``which`` is 0) or the glance vectors (if ``which`` is 1) of the given steps."""
         clips, steps = np.broadcast_arrays(clips, steps)
         glances = [self.glance(clip)[which][step] for clip, step in zip(clips.ravel().tolist(), steps.ravel().tolist(), strict=True)]
         return torch.stack(glances).unflatten(0, clips.shape)

@@ -111,10 +111,10 @@ class Bank(Features):
 class MemoryBank(Bank):
     """A bank that stores glances and focus vectors in memory. Features are computed when they are first requested.
 
-    Values do not depend on the order of requests, because the content and the size of every network call are fixed: the glances of all
-    frames of a clip are computed together, and so are the focus vectors of all cells of a step. If a weight of the glancer or the focuser
-    changes, the bank is emptied. The weights of the head do not matter. With continuous actions, focus vectors are computed live and only
-    glances are stored.
+    Values do not depend on the order of requests, because the content and the size of every network call are fixed. The glances of all
+    frames of a clip are computed in one call, and the focus vectors of all cells of a step are computed together. If a weight of the
+    glancer or the focuser changes, the bank is emptied. The weights of the head do not matter. With continuous actions, focus vectors are
+    computed live and only glances are stored.
 
     Args:
         classifier: the frozen classifier. The bank is on the classifier's device.
@@ -206,7 +206,7 @@ class MemoryBank(Bank):
         return whole
 
     def _glance_rows(self, clips: Indices, steps: Indices) -> Indices:
-        """Compute the missing glances of the given steps. Return the rows at which the glances of these steps are stored."""
+        """Compute the missing glances of the given steps. Return the indices of the rows in which the glances of these steps are stored."""
         slots = self._slots_of(clips)
         missing = ~self._glanced[slots]
         if missing.any():
@@ -220,7 +220,7 @@ class MemoryBank(Bank):
     def _focus_rows(self, clips: Indices, steps: Indices, cells: Values) -> Values:
         """Compute missing focus vectors, always of all cells in a group of steps.
 
-        Return the rows at which the focus vectors of the given cells are stored.
+        Return the indices of the rows in which the focus vectors of the given cells are stored.
         """
         every = self.layout.focus_vectors[1]
         rows = self._slots_of(clips) * self.num_steps + steps
@@ -254,7 +254,10 @@ class MemoryBank(Bank):
 
 
 class Slots:
-    """The assignment of clips to the slots of a bank with room for ``capacity`` clips. The most recently requested clips have slots."""
+    """This object assigns clips to the slots of a bank that has room for ``capacity`` clips.
+
+    The most recently requested clips have slots.
+    """
 
     def __init__(self, num_clips: int, capacity: int) -> None:
         self._all = capacity >= num_clips
@@ -268,7 +271,7 @@ class Slots:
         return self._all or clips.size <= self._capacity or len(np.unique(clips)) <= self._capacity
 
     def of(self, clips: Indices) -> tuple[Indices, Indices]:
-        """Return the slots of ``clips``, and the newly assigned slots among them, which do not hold the features of their clip yet."""
+        """Return the slots of ``clips``, and those slots that were newly assigned and do not hold the features of their clip yet."""
         if self._all:
             return clips, np.zeros(0, np.int64)
         requested = np.unique(clips)
@@ -291,10 +294,11 @@ def _distinct(mask: NDArray[np.bool_], *numbers: Indices) -> list[list[int]]:
 
 
 def check_bank(bank: Features, classifier: Classifier, clips: ClipSource, action: Action, video_div: int | None = None) -> Features:
-    """Return ``bank`` after a check that it was made for this classifier, these clips, this patch geometry and this number of decisions.
+    """Check that ``bank`` was made for this classifier, these clips, this patch geometry and this number of decisions, and return it.
 
     Raises:
-        InputError: if the bank was made for something else. The message names the differences.
+        InputError: if the bank was made for another classifier, other clips, another patch geometry or another number of decisions. The
+            message names the differences.
     """
     if differing := [
         name

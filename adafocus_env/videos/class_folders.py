@@ -15,11 +15,11 @@ def folder(root: str | Path, *, val: float = 0.1, test: float = 0.2, flip: bool 
     """Return the data set of a folder that has one subfolder of videos for each class.
 
     The videos are either ``ROOT/train/CLASS/*`` and ``ROOT/test/CLASS/*``, or ``ROOT/CLASS/*``. Videos in ``ROOT/CLASS/*`` are split by a
-    fixed hash of their names. Every class then has a training video and, if it has at least two videos, a test video. To evaluate a
-    classifier, ``ROOT/test/CLASS/*`` alone is enough. A video is a file with the suffix of a video, or a folder of images. The track of a
-    video (see `Video.track`) is the file ``NAME.track.json`` next to ``NAME.mp4`` or the folder ``NAME``. Classes are sorted by name.
-    `DataSet.unused` lists everything that is not part of the data set: other files, folders without images, and class folders without
-    videos. Hidden files are ignored.
+    fixed hash of their names. After the split by hash, every class has a training video and, if it has at least two videos, a test video.
+    To evaluate a classifier, ``ROOT/test/CLASS/*`` alone is enough. A video is a file with the suffix of a video, or a folder of images.
+    The track of a video (see `Video.track`) is the file ``NAME.track.json`` next to ``NAME.mp4`` or the folder ``NAME``. Classes are sorted
+    by name. `DataSet.unused` lists everything that is not part of the data set: other files, folders without images, and class folders
+    without videos. Hidden files are ignored.
 
     Args:
         root: the folder.

@@ -31,7 +31,7 @@ def stated_size(path: Path) -> int | None:
 
 
 def _iso_size(file: BinaryIO, size: int) -> int | None:
-    """Return the end of the last box that is needed to read the frames. Padding after the last such box may be missing."""
+    """Return the end of the last box that is needed to read the frames. Padding after this box may be missing."""
     end, position = None, 0
     while position + 8 <= size:
         file.seek(position)

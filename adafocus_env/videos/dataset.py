@@ -18,13 +18,13 @@ class Video:
         name: unique and stable name, which is the path relative to the root of the data set, with slashes.
         path: the file, or the folder of frames.
         label: index of the class.
-        track: JSON file with the ground truth, if any: ``{"centre": [[y, x], ...]}``. The file has one point per frame, in pixels of the
-            video; (0, 0) is the centre of the top left pixel. Hit rates need two more entries: ``"side"`` is the height and width of the
-            target's box in pixels, and ``"visible"`` states for every frame whether it shows the target.
+        track: JSON file with the ground truth, if any: ``{"centre": [[y, x], ...]}``. The list ``centre`` has one point per frame, in
+            pixels of the video; (0, 0) is the centre of the top left pixel. Hit rates need two more entries: ``"side"`` is the height and
+            width of the target's box in pixels, and ``"visible"`` states for every frame whether it shows the target.
         labels: all labels, starting with ``label``; empty if the video has only one label.
-        num_frames: number of frames that the folder must have, as stated in a list file; None: any number.
-        frame_name: pattern of the file names of the frames in the folder, such as ``image_%05d.jpg``. The first frame has the number 1.
-            Empty: all images are frames, sorted by name.
+        num_frames: number of frames that the folder must have, as stated in a list file; None if any number is allowed.
+        frame_name: pattern of the file names of the frames in the folder, such as ``image_%05d.jpg``. The first frame has the number 1. If
+            ``frame_name`` is empty, all images are frames, sorted by name.
     """
 
     name: str
@@ -49,8 +49,8 @@ class DataSet:
         train: videos to train the networks on.
         val: videos held out of training, for the selection of models and settings.
         test: test videos, which are read only once, at the end.
-        further: further test videos for final results. No choice was based on further videos. Further videos are read only on request, and
-            most data sets have none.
+        further: further test videos for final results. Further videos were not used for any choice of models or settings. Further videos
+            are read only on request, and most data sets have none.
         flip: whether a video keeps its class if it is mirrored.
         scales: sides of training crops as fractions of the shorter side.
         margin: shorter side of the stored frames as a multiple of the crop's side. (In the paper, the shorter side is 256 pixels for crops
@@ -112,7 +112,8 @@ def check_train_split(data: DataSet, root: str) -> None:
 def with_classes(data: DataSet, classes: tuple[str, ...]) -> DataSet:
     """Return the data set with labels that are indices of a classifier's ``classes``.
 
-    Only a data set of class folders whose classes the classifier knows is changed; other data sets are returned unchanged.
+    Only a data set of class folders is changed, and only if the classifier knows all of its classes. Other data sets are returned
+    unchanged.
 
     The classes of a folder are numbered in the order of their names. Therefore, a missing class changes the labels of the other classes.
     """

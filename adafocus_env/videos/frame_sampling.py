@@ -16,9 +16,9 @@ def segment_indices(
     With ``rng`` (training), a random frame of each segment is selected. Without ``rng`` (testing), the middle frame is selected. If the
     video has at most as many frames as segments, all frames are selected, and the last frame is repeated.
 
-    The code released by AdaFocus's authors treats videos that are shorter than T differently, in two ways that this function does not
-    support. The released Something-Something sampler repeats the first frame (also if n = T). The released ActivityNet test mode spreads
-    the n frames over the T positions.
+    The code released by AdaFocus's authors differs in two ways for videos that are shorter than T. This function supports neither of them.
+    The released Something-Something sampler repeats the first frame (also if n = T). The released ActivityNet test mode spreads the n
+    frames over the T positions.
 
     Args:
         num_frames: length of the video in frames, n.
@@ -67,8 +67,8 @@ SAMPLING: dict[str, Callable[[int, int, np.random.Generator], NDArray[np.int64]]
 def coarse_to_fine(num_frames: int) -> NDArray[np.int64]:
     """Return the order of frames in AdaFocusV2.
 
-    The order starts with the middle frame, the first frame and the last frame. The other frames follow as midpoints between the frames so
-    far, in finer and finer steps.
+    The order starts with the middle frame, the first frame and the last frame. Each of the remaining frames is a midpoint between frames
+    that come earlier in the order, at smaller and smaller distances.
 
     For T = 16, the order is 7, 0, 15, 3, 11, 1, 5, 9, 13, 2, 4, 6, 8, 10, 12, 14.
 

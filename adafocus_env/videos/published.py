@@ -34,7 +34,7 @@ class PublishedSet:
 
     Attributes:
         title: name of the data set, as it is written in publications.
-        num_classes: the published number of classes. The class file may contain more or fewer classes.
+        num_classes: the published number of classes. The class file may contain more or fewer classes than published.
         class_file: file with the names of the classes.
         train_list: list of training videos. A share of the training videos is held out for validation.
         test_list: list of test videos, published as the validation list.

@@ -1,7 +1,7 @@
 """Readers return the frames of a video by index. A reader reads an encoded file (with decord or PyAV) or a folder of images.
 
 Damaged files can hang or crash the process of a reader. The rest of the package therefore calls readers through
-`adafocus_env.videos.decoding`. This module imports only NumPy at the top, so that worker processes start fast.
+`adafocus_env.videos.decoding`. At the top, this module imports only NumPy, so that worker processes start fast.
 """
 
 import contextlib
@@ -114,7 +114,7 @@ def resized(height: int, width: int, short_side: int | None) -> tuple[int, int]:
 
 @contextlib.contextmanager
 def _reading(path: Path, package: str) -> Iterator[None]:
-    """Run the body, and convert the errors of a package to `DecodeError`."""
+    """Run the body of the ``with`` statement, and convert the errors of a package to `DecodeError`."""
     try:
         yield
     except DecodeError:
@@ -128,8 +128,8 @@ class DecordReader:
     """A reader that uses decord, which also resizes frames while decoding.
 
     Attributes:
-        turned: whether the video must be rotated for display, which is the case for many videos from phones. For such videos, decord
-            returns frames with four channels and cannot read frames in batches.
+        turned: whether the video must be rotated for display, which is the case for many videos from phones. For videos that must be
+            rotated, decord returns frames with four channels and cannot read frames in batches.
     """
 
     def __init__(self, path: Path) -> None:
@@ -244,7 +244,7 @@ class FolderReader:
     Args:
         path: the folder.
         frame_name: pattern of the file names of frames, such as ``image_%05d.jpg``. The first frame has the number 1, and files that do not
-            match are ignored. Empty: all images are frames, sorted by name.
+            match are ignored. If ``frame_name`` is empty, all images are frames, sorted by name.
         num_frames: number of frames that the folder must have; None: any number.
 
     Raises:
@@ -277,7 +277,7 @@ class FolderReader:
         return np.stack([images[file] for file in files])
 
     def times(self) -> NDArray[np.float64] | None:
-        """See `FrameReader.times`. The result is always None, because images have no display times."""
+        """See `FrameReader.times`. For a folder of images, the result is always None, because images have no display times."""
         return None
 
     def _image(self, file: Path, short_side: int | None) -> NDArray[np.uint8]:

@@ -11,8 +11,8 @@ def hold_out(videos: Sequence[Video], share: float) -> tuple[Videos, Videos]:
     """Split training videos into (train, val) by a fixed hash of their names.
 
     Only the hash decides, so that a video is in the same split on every machine, independently of other videos. There are two exceptions.
-    If a class would have no training videos, one of its videos stays in training. If the validation split would be empty, it gets one video
-    (from a class with several videos, if there is such a class).
+    If a class would have no training videos, one of its videos stays in training. If the validation split would be empty, one video is
+    moved to it. If possible, this video is from a class with several videos.
 
     Args:
         videos: the videos to split.
@@ -46,7 +46,7 @@ def split_test(videos: Sequence[Video], share: float) -> tuple[Videos, Videos]:
 def _selected(videos: Sequence[Video], share: float, salt: str) -> set[str]:
     """Return the names of the videos whose hash is below ``share``.
 
-    If all videos of a class would be selected, one of these videos is left out.
+    If the hashes of all videos of a class are below ``share``, one of these videos is left out.
     """
     selected = {video.name for video in videos if _position(video, salt) < share}
     for of_class in _by_class(videos):

@@ -26,10 +26,12 @@ class WindowRequest:
         glance_frames: number of separately sampled frames for the glancer; 0: the glancer sees the focuser's frames.
         window: length of a window in seconds; None: the whole video is one window.
         stride: seconds from the start of one window to the start of the next; None: the length of a window.
-        first: index of the first window to decode, starting at 0. As many windows are decoded as ``max_frames`` allows.
-        fps: frame rate in frames per second. This rate is used if the file or folder does not state one.
+        first: index of the first window to decode, starting at 0. Starting with this window, as many windows are decoded as ``max_frames``
+            allows.
+        fps: frame rate in frames per second. ``fps`` is used only if the file or folder states no frame rate.
         order: order of the frames in a window, a name in `adafocus_env.videos.frame_sampling.ORDERS`.
-        max_frames: maximum number of frames to decode for one request, for all windows together. 256 frames of 256 × 455 pixels take 90 MB.
+        max_frames: maximum number of frames to decode for one request, counted over all windows. For comparison, 256 frames of 256 × 455
+            pixels take 90 MB.
     """
 
     path: Path
@@ -113,9 +115,9 @@ def window_spans(duration: float, window: float | None, stride: float | None) ->
 
 
 def frames_in(times: NDArray[np.float64], start: float, end: float, count: int) -> NDArray[np.int64]:
-    """Divide a window into ``count`` equal segments, and return the index of each segment's middle frame, (count,).
+    """Divide a window into ``count`` equal segments, and return the indices (count,) of their middle frames.
 
-    If the frame rate is constant, the result is the frames of a test clip (`segment_indices`).
+    If the frame rate is constant, the selected frames are those of a test clip (`segment_indices`).
     """
     first, last = np.searchsorted(times, (start - 1e-6, end - 1e-6))
     if _constant_rate(times) and last > first:
@@ -127,7 +129,7 @@ def frames_in(times: NDArray[np.float64], start: float, end: float, count: int) 
 def _constant_rate(times: NDArray[np.float64]) -> bool:
     """Return whether the frame rate is constant.
 
-    Every display time may differ by at most half a frame from the time at a constant rate.
+    The rate is constant if every display time differs by at most half a frame from the time that a constant rate would give.
     """
     even = np.linspace(0, times[-1], len(times))
     return bool(np.abs(times - even).max() * 2 <= even[1] if len(times) > 1 else True)

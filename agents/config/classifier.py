@@ -13,7 +13,10 @@ if TYPE_CHECKING:
 
 @settings
 class ArchitectureConfig:
-    """Overrides of the architecture that `classifier` names. A setting that is null overrides nothing. See docs/backbones.md."""
+    """Overrides of the architecture that `classifier` names.
+
+    A setting that is null does not change the architecture. See docs/backbones.md.
+    """
 
     glancer: str | None = setting(None, "the glancer's backbone: a name in the package, torchvision/NAME or timm/NAME")
     focuser: str | None = setting(None, "the focuser's backbone: a name, as for the glancer")

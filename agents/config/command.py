@@ -37,11 +37,11 @@ def run_command(
 
     Args:
         main: function that does the work and returns the exit status, or None for 0.
-        schema: class of the settings. If there is a setting ``plugin``, the module that it names is imported first.
+        schema: class of the settings. If the command has a setting ``plugin``, the module named by this setting is imported first.
         config_name: name of the primary YAML file, without ``.yaml``.
         config_package: importable package with the YAML files.
         arguments: the command line; by default, the command line of the process.
-        without_effect: function that takes the settings and yields further settings that have no effect, with the reasons; see
+        without_effect: function that takes the settings and yields those that have no effect in this command, with the reasons; see
             `agents.config.effect`.
     """
     flags = _flags(arguments)

@@ -75,7 +75,7 @@ def sweep(schema: type, config_name: str, arguments: Sequence[str], package: str
 def typed_keys(arguments: Sequence[str], schema: type) -> dict[str, str]:
     """Return a dictionary from key to ``key=value`` argument, as `agents.config.effect` expects it.
 
-    If the value of an argument is a dictionary, the result has an entry for each of its keys.
+    If the value of an argument is a dictionary, the result has one entry per key of this dictionary.
 
     Raises:
         InputError: if an argument cannot be parsed.
@@ -157,14 +157,22 @@ def _parsed(overrides: Sequence[str], config_loader: Any = None) -> list[Any]:
     from hydra.core.override_parser.overrides_parser import OverridesParser
     from hydra.errors import HydraException
 
-    try:
-        return OverridesParser.create(config_loader).parse_overrides(list(overrides))
-    except HydraException as problem:
-        raise InputError(str(problem)) from problem
+    parser = OverridesParser.create(config_loader)
+    parsed: list[Any] = []
+    for override in overrides:
+        try:
+            parsed += parser.parse_overrides([override])
+        except HydraException as problem:
+            key, reason = override.partition("=")[0], str(problem).splitlines()[0].rstrip(".")
+            raise InputError(
+                f"{override} cannot be parsed ({reason}); put text that contains any of = [ ] {{ }} ( ) , : in two pairs of quotes: "
+                f"{key}='\"a=b\"', or in a list {key}='[\"a=b\"]'"
+            ) from problem
+    return parsed
 
 
 def _split(schema: type, arguments: Sequence[str]) -> tuple[dict[str, str], list[str]]:
-    """Split the arguments into settings of paths, whose values are used exactly as typed, and overrides, which Hydra parses."""
+    """Split the arguments into values of path settings, which are used exactly as typed, and overrides, which Hydra parses."""
     paths: dict[str, str] = {}
     overrides: list[str] = []
     for argument in arguments:

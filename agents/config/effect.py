@@ -1,8 +1,9 @@
 """Refuse settings without effect. If a setting that the user typed has no effect, an error that names the setting is raised.
 
-A settings class has a method ``without_effect(command, prefix)``. The method yields the settings that have no effect with the current
-values of the other settings, as pairs (names, reason). ``names`` is a string of names, separated by spaces, without the prefix of the
-class. The name of a group stands for all its settings. The reason includes advice. ``command`` has the settings of the whole command.
+Every settings class may define a method ``without_effect(command, prefix)``. `without_effect` yields the settings that have no effect with
+the current values of the other settings, as pairs (names, reason). ``names`` is a string of names, separated by spaces, without the prefix
+of the class. If ``names`` contains the name of a group of settings, it stands for all settings of the group. The reason includes advice.
+``command`` has the settings of the whole command.
 """
 
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
@@ -23,7 +24,7 @@ def check_effect(command: Any, typed: Mapping[str, str], more: Callable[[Any], R
         more: function that takes the settings of the command and yields further pairs of names and reason.
 
     Raises:
-        InputError: if a setting has no effect. The message lists all such settings, with reasons and advice.
+        InputError: if a setting has no effect. The message lists all settings that have no effect, with reasons and advice.
     """
     found = [f"{argument} has no effect: {reason}" for key, argument in typed.items() if (reason := _reason(command, key, more))]
     if found:
@@ -31,7 +32,7 @@ def check_effect(command: Any, typed: Mapping[str, str], more: Callable[[Any], R
 
 
 def check_overrides(typed: Mapping[str, str], ours: Collection[str]) -> None:
-    """Check that the ``overrides`` of a command that starts runs do not set keys that the command itself sets in every run.
+    """Check that the ``overrides`` of a command do not contain a key that the command itself sets in every run that it starts.
 
     Raises:
         InputError: if an override sets a key that the command itself sets. The message names the key.
@@ -43,7 +44,7 @@ def check_overrides(typed: Mapping[str, str], ours: Collection[str]) -> None:
 def _reason(command: Any, key: str, more: Callable[[Any], Reasons] | None) -> str | None:
     """Return the reason why a setting has no effect; None if it has an effect.
 
-    The settings objects are asked for a reason in order, from the innermost group to the command. The first reason is returned.
+    The settings objects are searched for a reason in order, from the innermost group to the command. The first reason is returned.
     """
     groups = [(prefix, group) for prefix, group in _groups(command, key) if hasattr(group, "without_effect")]
     known = [(prefix, group.without_effect(command, prefix)) for prefix, group in reversed(groups)]

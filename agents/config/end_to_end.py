@@ -24,8 +24,12 @@ class EndToEndConfig:
     milestones: list[int] = declared_in(SupervisedConfig, "milestones")
     learning_rate: float = setting(0.002, "highest learning rate, before the ratios", gt=0, allow_inf_nan=False)
     policy_ratio: float = setting(0.1, "learning rate of the policy, as a multiple of learning_rate", gt=0, allow_inf_nan=False)
-    glancer_ratio: float = setting(0.5, "learning rate of the glancer and its auxiliary head, as a multiple", gt=0, allow_inf_nan=False)
-    focuser_ratio: float = setting(1.0, "learning rate of the focuser and its auxiliary head, as a multiple", gt=0, allow_inf_nan=False)
+    glancer_ratio: float = setting(
+        0.5, "learning rate of the glancer and its auxiliary head, as a multiple of learning_rate", gt=0, allow_inf_nan=False
+    )
+    focuser_ratio: float = setting(
+        1.0, "learning rate of the focuser and its auxiliary head, as a multiple of learning_rate", gt=0, allow_inf_nan=False
+    )
     head_ratio: float = setting(5.0, "learning rate of the head, as a multiple of learning_rate", gt=0, allow_inf_nan=False)
     weight_decay: float = setting(1e-4, "weight decay of all parameters, including norms and biases", ge=0)
     max_grad_norm: float | None = setting(

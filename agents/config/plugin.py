@@ -2,7 +2,7 @@
 
 The tables are plain dictionaries: `BACKBONES`, `HEADS`, `ARCHITECTURES`, `REWARDS`, `OBSERVATIONS`, `NETWORKS` and `DATASETS`. Files such
 as a classifier's card contain names of entries but not of modules, so reading a file never imports a plugin. A command imports only the
-module that the user typed.
+plugin whose module the user typed.
 """
 
 import importlib

@@ -40,7 +40,7 @@ class EnvConfig(EnvSettings):
         None, "target cost per video, including the policy; a multiply-add counts as one", unit="GFLOPs", gt=0, allow_inf_nan=False
     )
     cost_weight_rate: float = setting(
-        0.15, "rate at which λ is adjusted to a target: the change for an error of 1 in the share", unit="reward", gt=0, allow_inf_nan=False
+        0.15, "change of λ per update for an error of 1 in the share of steps with a patch", unit="reward", gt=0, allow_inf_nan=False
     )
     precision: NumberFormat = setting("float32", "number format of the frozen glancer and focuser")
     compile: bool = setting(False, "compile the frozen networks first, which takes one or two minutes")
@@ -65,7 +65,10 @@ class EnvConfig(EnvSettings):
 
 @settings
 class AlgoConfig:
-    """An algorithm of `agents.rl.algorithms`. `algo=dqn` sets the values in configs/algo/dqn.yaml. For PPO, set the keys of ppo instead."""
+    """An algorithm of `agents.rl.algorithms`.
+
+    `algo=dqn` sets the values in configs/algo/dqn.yaml. For PPO, set the keys of the group ``ppo`` instead.
+    """
 
     name: str = setting("ppo", "a name in `agents.rl.algorithms.ALGORITHMS`, or the dotted path of a similar class")
     total_steps: int = setting(100_000, "environment steps in all", ge=1)

@@ -10,7 +10,10 @@ HAS_NETWORK = "policy={} already has a network; leave one of them out"
 
 @settings
 class PPOConfig:
-    """Stable-Baselines3's PPO, and periods of validation and checkpoints. `ppo=released` sets the values of the released code."""
+    """Settings of Stable-Baselines3's PPO, and the intervals at which the policy is validated and saved.
+
+    `ppo=released` sets the values of the released code.
+    """
 
     total_steps: int = setting(40_000, "environment steps in all", ge=1)
     epochs: int | None = setting(None, "passes over the training clips; overrides total_steps", ge=1)

@@ -73,7 +73,10 @@ class Train(TrainPPO):
 
 @settings
 class JointConfig:
-    """The joint rounds of stages 2 and 3. If a setting is null, its value in the single pass before the rounds is used instead."""
+    """The joint rounds of stages 2 and 3.
+
+    If a setting is null, the joint rounds use the value that stage 2 or stage 3 had in the single pass before the rounds.
+    """
 
     patience: int = setting(1, "number of rounds without improvement on the validation split that ends the training", unit="rounds", ge=1)
     total_steps: int | None = setting(None, "environment steps of stage 2 per round", ge=1)
@@ -182,7 +185,7 @@ class Evaluate:
 
 
 def exit_without_effect(exit: float | None) -> Iterator[tuple[str, str]]:
-    """Yield the settings that have no effect because the command has a conditional exit, or because it has none."""
+    """Yield the settings that have no effect because the command has a conditional exit, or because it has no conditional exit."""
     if exit is None:
         yield "exit_confidence", "there is no conditional exit; set exit, or leave it out"
     else:
@@ -244,7 +247,7 @@ class Watch:
     clips: list[int] | None = setting(None, "indices of the test clips to play; null: random clips")
     seed: int = setting(0, "seed of the choice of clips and of random patches", ge=0, lt=SEEDS)
     at_once: int = setting(4, "episodes side by side; the others follow in sequence", ge=1)
-    fps: float = setting(3.0, "speed", unit="frames per second", gt=0, le=50, allow_inf_nan=False)
+    fps: float = setting(3.0, "speed of the moving pictures", unit="frames per second", gt=0, le=50, allow_inf_nan=False)
     side: int = setting(288, "minimum height and width of frames, which are enlarged by an integer factor", unit="pixels", ge=192)
     out: str = setting("", "a file that ends in .gif or .mp4; empty: a window or, without a display, RUN/watch.gif or ID.gif", path=True)
     force: bool = setting(False, "replace the file")

@@ -60,7 +60,7 @@ def set_threshold(policy: PolicyNetwork, val: Features, share: float) -> str:
 
 
 def threshold_for(policy: PolicyNetwork, features: Features, keep: float) -> float:
-    """Return the threshold on P(skip) with which the policy takes a patch in the share ``keep`` of its decisions; see `solve_threshold`."""
+    """Return the threshold on P(skip) for which the share ``keep`` of the policy's decisions has a patch; see `solve_threshold`."""
     return solve_threshold(skip_probabilities(policy, features)[1], keep)
 
 
@@ -79,7 +79,7 @@ def skip_probabilities(policy: PolicyNetwork, features: Features) -> tuple[Actio
 
 
 def solve_threshold(skip: Shares, keep: float) -> float:
-    """Return the threshold on P(skip) with which the share ``keep`` of the decisions has a patch.
+    """Return the threshold on P(skip), the probability of skipping, for which the share ``keep`` of the decisions has a patch.
 
     A decision has a patch if its P(skip) is below the threshold. The threshold lies half-way between two neighbouring values of ``skip``.
 

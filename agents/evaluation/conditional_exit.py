@@ -1,6 +1,6 @@
-"""Conditional exit: a video ends after the first step whose scores are confident enough, and its later frames are not processed.
+"""Conditional exit: a video ends after the first step in which the confidence reaches a threshold, and its later frames are not processed.
 
-A conditional exit needs no trained network. It needs one threshold per step, which is fitted on training clips, as in AdaFocusV2
+A conditional exit needs no trained network, only one threshold per step. The thresholds are fitted on training clips, as in AdaFocusV2
 (arXiv:2112.14238) and MSDNet (arXiv:1703.09844). `ExitFit` stores the confidences of the training clips and computes `ExitThresholds` from
 these confidences. `ExitThresholds` are an argument of `agents.evaluation.inference.infer`.
 """
@@ -56,7 +56,8 @@ def fit_thresholds(confidences: Values, shares: Values) -> Values:
     """Return the thresholds (D,) with which the given shares of the clips exit after each step.
 
     After each step, the ⌊N · share⌋ most confident of the remaining clips exit, and the threshold is the lowest confidence of these clips.
-    If ⌊N · share⌋ is 0, the threshold is ∞ and no clip exits. After the last step, the threshold is −∞ and all remaining clips exit.
+    If ⌊N · share⌋ is 0 for a step, the threshold of this step is ∞ and no clip exits. After the last step, the threshold is −∞ and all
+    remaining clips exit.
 
     Args:
         confidences: Confidences of training clips after each step, (N, D).
@@ -152,7 +153,7 @@ class ExitModel:
         return cls(classifier.fingerprint(), weights, num_frames, num_steps, patch_size, skipped, keep_threshold)
 
     def check(self, given: ExitModel) -> None:
-        """Check that the model ``given`` equals this model, for which thresholds were fitted.
+        """Check that the model ``given`` equals this model, for which the thresholds were fitted.
 
         Raises:
             InputError: If the models differ. The message names the first difference.
@@ -207,7 +208,7 @@ class ExitFit:
         return cls(model, data, {kind: confidence_of(scores, kind) for kind in CONFIDENCES})
 
     def thresholds(self, p: float, confidence: str = "softmax") -> ExitThresholds:
-        """Return the thresholds with which the share of training clips that exit after step k is proportional to p^k.
+        """Return the thresholds with which the share of training clips that exit after step k is proportional to p^k, for k = 1 … D.
 
         With p < 1, most clips exit early. With p = 1, the same number of clips exits after every step. With p > 1, most clips exit late.
 

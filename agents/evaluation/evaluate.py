@@ -67,9 +67,9 @@ def evaluate(
 
     Returns:
         Two dictionaries, whose keys are names of policies. The first dictionary has the metrics of each policy (see
-        `agents.evaluation.metrics.summarize`). The second dictionary has the evaluations of the policies that select patches. It does not
-        contain `glance_only` and `full_frame`, which select no patches. The greedy oracle is omitted unless there is a bank with the focus
-        vectors of all cells.
+        `agents.evaluation.metrics.summarize`). The second dictionary has the evaluations of the policies that select patches. The second
+        dictionary does not contain `glance_only` and `full_frame`, which select no patches. The greedy oracle is omitted unless there is a
+        bank with the focus vectors of all cells.
 
     Raises:
         InputError: If the policy does not match the features, or if the scores are not finite.
@@ -100,8 +100,8 @@ def evaluate_policy(
     """Evaluate one policy with deterministic actions. The multiply-adds of the policy network are not counted.
 
     Args:
-        features: Features of the clips. If the features are stored in a bank, most of the computation is saved.
-        policy: Any object with `predict`, recurrent or not. Action masks are passed if `predict` accepts them.
+        features: Features of the clips. If the features are stored in a bank, most of the evaluation's computation is avoided.
+        policy: Any object with `predict`, recurrent or not. Action masks are passed to `predict` if it accepts them.
         observation: A name in `adafocus_env.observation.OBSERVATIONS`. If ``observation`` is None, the policy's attribute ``observation``
             is used, or `reference` if the policy has no such attribute.
         skipped: Input of the head for skipped frames, a name in `adafocus_env.classify.SKIPPED`.
@@ -122,8 +122,8 @@ def evaluate_baseline(features: Features, name: str, clips: Indices, *, seed: in
         seed: Seed of random patches.
 
     Raises:
-        InputError: If the name is unknown (the message suggests the nearest name), or if the baseline needs tracks or a bank that the
-            features do not have.
+        InputError: If the name is unknown, or if the baseline needs tracks or a bank that the features do not have. For an unknown name,
+            the message suggests the nearest name.
     """
     act = lookup("policy", name, _baselines(features, seed))
     return replace(_evaluate(features, act, features.action, "zeros", clips), targets=targets_of(features.clips, clips))
@@ -169,7 +169,7 @@ def targets_of(clips: ClipSource, chosen: Indices | None = None) -> Targets | No
 def classify_actions(
     features: Features, actions: Actions, patch_mask: NDArray[np.bool_], skipped: str = "zeros", clips: Indices | None = None
 ) -> Scores:
-    """Return the class scores (n, D, K) of clips after every step. The focuser runs only in the steps of ``patch_mask``.
+    """Return the class scores (n, D, K) of clips after every step. The focuser runs only in steps in which ``patch_mask`` is true.
 
     Args:
         features: Glances and focus vectors of the clips.
@@ -217,7 +217,7 @@ def _clip_policy(features: Features, policy: Predictor, observation: str | None 
 
 
 def _from_references(features: Features, policy: Predictor) -> ClipPolicy:
-    """Return a function that lets the policy act on references (clip, step), without an environment."""
+    """Return a function that computes the policy's actions from references (clip, step), without an environment."""
     action, last = action_of(policy, features), features.num_steps - 1
 
     def act(clips: Indices) -> Actions:
@@ -233,7 +233,7 @@ def _from_references(features: Features, policy: Predictor) -> ClipPolicy:
 
 
 def _in_environment(features: Features, policy: Predictor, observation: str, skipped: str) -> ClipPolicy:
-    """Return a function that lets the policy act in an environment, where observations may depend on earlier actions."""
+    """Return a function that computes the policy's actions in an environment, in which observations may depend on earlier actions."""
     env = AdaFocusVectorEnv(
         min(len(features.clips), CLIPS_AT_ONCE), features.classifier, features.clips,
         observation=observation, reward="confidence", bank=features, autoreset_mode="DISABLED", skipped=skipped,
@@ -255,7 +255,10 @@ def _in_environment(features: Features, policy: Predictor, observation: str, ski
 def greedy_oracle_actions(
     features: Features, clips: Indices, action: Action | None = None, skipped: str = "zeros", cost_weight: float = 0.0
 ) -> Actions:
-    """Return the actions (n, D, *action space) of `GreedyOracle` in clips (n,). Each action is chosen after taking the earlier actions."""
+    """Return the actions (n, D, *action space) of `GreedyOracle` in clips (n,).
+
+    Each action is chosen in the state that results from the earlier actions.
+    """
     dynamics = Dynamics(features, len(clips), reward="confidence", action=action, skipped=skipped)
     dynamics.restart(clips, dynamics.baseline)
     oracle, actions = GreedyOracle(dynamics, cost_weight), []

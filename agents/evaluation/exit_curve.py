@@ -18,7 +18,7 @@ PUBLISHED_P: tuple[float, ...] = tuple(np.linspace(0.5, 3.9, 35).round(1).tolist
 def stop(evaluation: PolicyEvaluation, steps: NDArray[np.int64], flops: VideoFlops) -> PolicyEvaluation:
     """Return the evaluation that results if clip n ends after step ``steps[n]``, counted from 0.
 
-    Steps after the end of a clip have the scores of the clip's last step and cost nothing.
+    After the end of a clip, the scores of its last step are repeated, and further steps cost nothing.
     """
     later = np.arange(evaluation.patch_mask.shape[1]) > steps[:, None]
     last = evaluation.scores[np.arange(len(steps)), steps][:, None]

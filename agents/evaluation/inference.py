@@ -37,8 +37,8 @@ class Inference:
     Each video has T frames for the focuser, and D decisions. D equals T, except with the head `mean`.
 
     Attributes:
-        actions: Cells of the grid, (N, D) int64, or locations, (N, D, 2) float32. For skipping policies, there is one more cell, or each
-            location has a third coordinate; see `adafocus_env.action`.
+        actions: Cells of the grid, (N, D) int64, or locations, (N, D, 2) float32. If the policy can skip, there is one additional cell
+            number, or each location has a third coordinate; see `adafocus_env.action`.
         boxes: (N, T, 4) int64, patches as (top, left, bottom, right) in pixels; zeros for skipped frames.
         patch_mask: (N, T) bool, the frames with a patch.
         logits: (N, T, K), class scores after every frame. The scores after the last frame are the result.
@@ -66,7 +66,7 @@ def infer(
     keep_threshold: float | None = None,
     exit: ExitThresholds | None = None,
 ) -> Inference:
-    """Classify videos. The policy depends only on glances, so the focuser processes all patches in one batch.
+    """Classify videos. The policy depends only on glances, so that the focuser can process all patches in one batch.
 
     With a conditional exit, the videos are processed decision by decision, and a video that exits is not processed further.
 
@@ -78,9 +78,10 @@ def infer(
         frames: Normalised frames (N, T, 3, H, W) on the classifier's device, from which patches are cropped.
         glance_frames: Normalised frames of the glancer (N, G, 3, H, W); None: the same as ``frames``.
         skipped: Input of the head for skipped frames, a name in `adafocus_env.classify.SKIPPED`.
-        keep_threshold: Skip the frames whose P(skip) is at least this threshold; None: use the policy's threshold.
+        keep_threshold: Skip the frames whose P(skip), the probability of skipping, is at least this threshold; None: use the policy's
+            threshold.
         exit: Thresholds of a conditional exit; None: every frame is processed. Each call checks that the thresholds were fitted for these
-            weights, which takes a moment for large networks; `infer_batches` checks only once.
+            weights, which takes a moment for large networks. `infer_batches` checks only once.
 
     Raises:
         InputError: If frames or policy do not fit the classifier, if ``skipped`` is unknown, if the thresholds were fitted for another
@@ -213,7 +214,7 @@ def glance_at(classifier: Classifier, glance_frames: Tensor, steps: int) -> tupl
         steps: D, decisions per clip.
 
     Returns:
-        The stacked glance maps of the G/D frames of every decision, (N, D, G/D·C, h, w), and their mean glance vectors, (N, D, C).
+        For every decision, the stacked glance maps of its G/D frames, (N, D, G/D·C, h, w), and the mean of their glance vectors, (N, D, C).
     """
     count, num_glances = glance_frames.shape[:2]
     return _by_decision(*classifier.glance(glance_frames.flatten(0, 1), num_frames=num_glances), count, steps)
@@ -259,7 +260,7 @@ def _focus_crops(classifier: Classifier, frames: Tensor, corners: Tensor, patch_
 
 
 def patches_of(policy: PolicyNetwork, classifier: Classifier, actions: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the corners (…, 2) of the patches, as (top, left) in pixels, and the patch mask (…) for actions (…) of the policy.
+    """For actions (…) of the policy, return the corners (…, 2) of the patches, as (top, left) in pixels, and the patch mask (…).
 
     Corners are whole numbers, or real numbers if the policy was trained with interpolated patches.
     """

@@ -18,9 +18,9 @@ def verdict(metrics: Mapping[str, Mapping[str, Any]], evaluations: Mapping[str, 
 
     - The accuracy of the greedy oracle, which knows the class and tries every patch, is less than `LEAST_GAP` above that of random patches.
       On a few hundred clips, such a small gain is hard to distinguish from noise.
-    - The policy is not significantly better than random patches: the 95 % bootstrap interval of its gain over random patches on the same
-      clips includes values of at most 0. A policy that skips frames is not compared with random patches, because it may reach the same
-      accuracy at a lower cost.
+    - The policy is not significantly better than random patches: the 95 % bootstrap interval of its gain over random patches, on the
+      same clips, does not lie entirely above 0. A policy that skips frames is not compared with random patches, because it may reach the
+      same accuracy at a lower cost.
 
     Args:
         metrics: Maps the name of each policy to its metrics, as `agents.evaluation.evaluate.evaluate` returns them.

@@ -38,7 +38,7 @@ class PolicyEvaluation:
         scores: (N, D, K), class scores after every step, before the softmax.
         label_sets: All labels of each clip. Accuracy and confidence use the first label.
         macs: Multiply-adds per video, averaged over videos.
-        patch_mask: (N, D) bool, the steps with a patch. If ``actions`` is None, the steps in which the focuser sees the whole frame.
+        patch_mask: (N, D) bool, the steps with a patch. If ``actions`` is None, the focuser sees whole frames in the steps of the mask.
         actions: (N, D, …), the selected patches, undefined in skipped steps; or None if the policy selects no patches.
         action: Kind of ``actions``.
         targets: Boxes (N, T, 4) of the target and its visibility (N, T) in the T frames of the D decisions. None if they are not known.
@@ -78,11 +78,11 @@ class Metric:
     """A metric, which is either a number that summarizes a policy, or the accuracy after every step.
 
     Attributes:
-        value: The function that computes the metric. In `METRICS`, the function takes the evaluation and returns the metric, or None if
-            the metric is undefined. In `CLIP_METRICS`, the function takes the evaluation and returns a numerator (N,) and a denominator
-            (N,) for every clip; the metric is the sum of the numerators divided by the sum of the denominators. In `STEP_METRICS`, the
-            function takes scores (N, D, K) and the labels of each clip and returns the accuracy after every step (D,), in 0-1. The table of
-            results has the accuracy after the last step.
+        value: The function that computes the metric. In `METRICS`, the function takes the evaluation and returns the metric, or None if the
+            metric is undefined. In `CLIP_METRICS`, the function takes the evaluation and returns a numerator (N,) and a denominator (N,)
+            for every clip. The metric is the sum of the numerators divided by the sum of the denominators. In `STEP_METRICS`, the function
+            takes scores (N, D, K) and the labels of each clip and returns the accuracy after every step (D,), in 0-1. The table of results
+            has the accuracy after the last step.
         heading: Heading of the column in the table of results; empty: no column.
         format: Format specification of the column's values.
         optional: If True, omit the column when all its values are 1.
@@ -99,8 +99,8 @@ class Metric:
 def summarize(evaluation: PolicyEvaluation) -> dict[str, Any]:
     """Return a dictionary with all metrics of a policy.
 
-    For each metric ``NAME`` of `CLIP_METRICS`, the entry ``NAME_interval`` is its 95 % confidence interval. The entry ``steps`` contains
-    lists of length D: the metrics after every step, and the hit rate of every step, which is None in steps without a visible target.
+    For each metric ``NAME`` of `CLIP_METRICS`, the entry ``NAME_interval`` is the 95 % confidence interval of the metric. The entry
+    ``steps`` has lists of length D: the metrics after every step, and the hit rate of every step (None if no clip shows a target in it).
     """
     steps: dict[str, list[Any]] = dict(step_metrics(evaluation.scores, evaluation.label_sets))
     values: dict[str, Any] = {name: accuracy[-1] for name, accuracy in steps.items()}
@@ -124,8 +124,8 @@ VALIDATED = ("top1_anytime", "hit_rate")
 def validation_metrics(evaluation: PolicyEvaluation) -> dict[str, float]:
     """Return the metrics that a line of ``metrics.jsonl`` reports for a policy on the validation clips.
 
-    The best policy is selected by ``val_confidence_anytime``, the confidence averaged over steps, because this metric does not saturate,
-    unlike the accuracy after the last step.
+    The best policy is selected by ``val_confidence_anytime``, which is the confidence averaged over steps. Unlike the accuracy after the
+    last step, this metric does not saturate.
     """
     metrics = {f"val_{name}": value for name, value in ratios(evaluation).items() if name in VALIDATED}
     metrics |= {"val_top1": float(evaluation.correct.mean()), "val_confidence": float(evaluation.confidence.mean())}
@@ -207,8 +207,8 @@ def check(scores: Scores, labels: LabelSets) -> None:
     """Check scores and labels.
 
     Raises:
-        InputError: If the scores do not have shape (N, T, K) with N ≥ 1, or are not finite; if the number of label sets is not N; or if a
-            label set is empty or contains a label that is not a class.
+        InputError: If the scores are not finite or do not have the shape (N, T, K) with N ≥ 1, if the number of label sets is not N, or if
+            a label set is empty or contains a label that is not a class.
     """
     if scores.ndim != 3 or 0 in scores.shape:
         raise InputError(f"scores have shape {scores.shape}; give (N, T, K): classes after every step of one clip or more")
@@ -257,15 +257,15 @@ def confidence(scores: Scores, labels: NDArray[np.int64]) -> NDArray[np.float32]
 def mean_average_precision(scores: Scores, labels: LabelSets) -> NDArray[np.float64]:
     """Return the mean average precision (mAP) after every step, (T,). The mAP is the published metric for ActivityNet and FCVID.
 
-    For each class, all clips are ranked by their softmax score of the class, and the average precision is the mean of the precision at
-    each clip that has the class as a label. The mAP is the mean of the average precision over all K classes. As in scikit-learn, the
-    average precision of a class without clips is 0.
+    For each class, all clips are ranked by their softmax score of the class. The average precision of the class is the mean of the
+    precisions at the ranks of the clips that have the class as a label. The mAP is the mean of the average precision over all K classes. As
+    in scikit-learn, the average precision of a class without clips is 0.
 
-    If every class occurs, the result equals that of the authors' code. If a class is absent, the results differ, because the authors' code
-    renumbers the remaining classes and therefore compares labels with the scores of other classes (10.377 % instead of 10.458 % on the same
-    scores and labels). Clips with equal scores share one rank, while the authors' code ranks them in arbitrary order. Ties are also more
-    frequent in the authors' code, because its float32 softmax scores are equal for all confident predictions. This function ranks the
-    logarithm of the softmax in float64 and therefore has fewer ties.
+    If every class occurs, the result equals that of the authors' code. If a class is absent, the results differ: the authors' code
+    renumbers the remaining classes and therefore compares labels with the scores of other classes. For example, the authors' code returned
+    10.377 % instead of 10.458 % on the same scores and labels. Clips with equal scores share one rank, while the authors' code ranks them
+    in arbitrary order. Ties are also more frequent in the authors' code, because its float32 softmax scores are equal for all confident
+    predictions. This function ranks the logarithm of the softmax in float64 and therefore has fewer ties.
 
     Args:
         scores: (N, T, K), class scores before the softmax. The function applies the softmax, which changes the ranking of the clips.
@@ -312,7 +312,7 @@ def movement(evaluation: PolicyEvaluation) -> float | None:
 
 
 def seen_frames(evaluation: PolicyEvaluation) -> NDArray[np.bool_] | None:
-    """Return which of the F frames of every decision show the target and have a patch, (N, D, F) bool; None without ground truth."""
+    """Return whether each of the F frames of every decision shows the target and has a patch, (N, D, F) bool; None without ground truth."""
     if evaluation.targets is None:
         return None
     return evaluation.targets.visible.reshape(*evaluation.patch_mask.shape, -1) & evaluation.patch_mask[..., None]
@@ -322,8 +322,8 @@ def count_hits(evaluation: PolicyEvaluation) -> tuple[Counts, Counts] | None:
     """Count, for every decision, the hits, and the frames that show the target and have a patch.
 
     Returns:
-        The number of hits (N, D), and the number of frames that show the target and have a patch (N, D). A hit is a frame in which the
-        patch covers at least three quarters of the target's box. None is returned if there is no ground truth or no patch.
+        The number of hits (N, D), and the number of frames that show the target and have a patch (N, D). In a hit, the patch covers at
+        least three quarters of the target's box. None is returned if there is no ground truth or no patch.
     """
     seen = seen_frames(evaluation)
     if seen is None or evaluation.targets is None or evaluation.actions is None or evaluation.action is None:
@@ -350,7 +350,7 @@ def _hit_rate(evaluation: PolicyEvaluation) -> tuple[Counts, Counts] | None:
 def _top1_first(evaluation: PolicyEvaluation) -> tuple[Counts, Counts] | None:
     """Return the accuracy after the first decision with a frame that shows the target and has a patch.
 
-    Clips without such a decision are ignored.
+    A clip is ignored if none of its frames shows the target and has a patch.
 
     Returns:
         The numerator (N,) and the denominator (N,) of every clip (see `Metric`), or None if there is no ground truth.

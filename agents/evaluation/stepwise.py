@@ -28,7 +28,7 @@ class Steps:
         actions: (N, D, …).
         corners: (N, D, 2), (top, left) of the patches.
         patch_mask: (N, D) bool, the decisions with a patch.
-        logits: (N, D · f, K), class scores after every frame. After the end of a clip, the last scores are repeated instead of zeros.
+        logits: (N, D · f, K), class scores after every frame. After the end of a clip, the last scores are repeated.
         num_steps: (N,) int64, number of decisions up to the end.
     """
 
@@ -55,8 +55,8 @@ def infer_until_exit(
     Args:
         classifier: The classifier.
         policy: The policy. Each decision of the policy depends only on the glances so far.
-        frames: Normalised frames of the focuser, grouped by decision, (N, D, f, 3, H, W).
-        glance_frames: Normalised frames of the glancer, grouped by decision, (N, D, g, 3, H, W).
+        frames: Normalised frames of the focuser, (N, D, f, 3, H, W), in groups of the f frames of each decision.
+        glance_frames: Normalised frames of the glancer, (N, D, g, 3, H, W), in groups of the g frames of each decision.
         look: The function that runs the focuser.
         thresholds: Thresholds of the exit.
         skipped: Input of the head for skipped frames, a name in `adafocus_env.classify.SKIPPED`.
@@ -134,7 +134,7 @@ class _Running:
             scores[without, -1] = classify_glances(self._classifier, self._glances[without])
 
     def remove(self, left: Tensor) -> None:
-        """Remove the clips that have exited; ``left`` is (n,) bool."""
+        """Remove the clips that have exited, for which ``left`` (n,) bool is true."""
         for name in ("policy_state", "head_state", "num_patches", "scores", "focus_vector", "glances"):
             setattr(self, f"_{name}", getattr(self, f"_{name}")[~left])
 

@@ -33,7 +33,8 @@ def compare(classifier: Classifier, modules: Mapping[str, Signature], files: Map
         files: Maps the names of the modules to the contents of the ONNX files.
 
     Raises:
-        InputError: If a file differs by more than `TOLERANCE`. The message names all such files, with their differences.
+        InputError: If a file causes a difference of more than `TOLERANCE`. The message names all files with such a difference, and their
+            differences.
     """
     original = {name: torch_call(signature) for name, signature in modules.items()}
     exported = {name: onnx_call(file) for name, file in files.items()}

@@ -1,9 +1,9 @@
 """The modules that are exported. The modules are run on whole clips, in the order glancer, policy, focuser, head.
 
 Each of N clips has T frames of the focuser, G frames of the glancer, and D decisions with f = T / D frames per decision. T, G, D and f are
-constants in a file; N may vary. The modules compute the same results as `agents.evaluation.inference.infer`. However, the program that runs
-the modules must crop the patches between policy and focuser. If patches are interpolated, the crop is a fifth module. `signatures` returns
-the names and shapes of all inputs and outputs.
+constants in a file; N may vary. The modules compute the same results as `agents.evaluation.inference.infer`. The program that runs the
+modules must itself crop the patches, after the policy and before the focuser. If patches are interpolated, the crop is a fifth module.
+`signatures` returns the names and shapes of all inputs and outputs.
 """
 
 from __future__ import annotations
@@ -71,9 +71,9 @@ class GlanceModule(nn.Module):
 class PolicyModule(nn.Module):
     """Compute the corners of the patches and the patch mask from glance maps.
 
-    The first output is the probabilities of the cells of a grid, or locations in [0, 1]. The comparison of a file with PyTorch needs this
-    output. For a policy that skips, the second output is P(skip) for 0, 1, … D − 1 patches so far. The threshold on P(skip) is a constant
-    in the file.
+    The first output contains the probabilities of the cells of a grid or, with continuous actions, the locations in [0, 1]. The comparison
+    of a file with PyTorch needs this output. For a policy that skips, the second output is P(skip) for every possible number of patches so
+    far, from 0 to D − 1. The threshold on P(skip) is a constant in the file.
 
     Args:
         policy: The policy.
@@ -91,8 +91,8 @@ class PolicyModule(nn.Module):
     def forward(self, maps: Tensor) -> tuple[Tensor, ...]:
         """Return the outputs for glance maps (N, D, …).
 
-        The outputs are probabilities (N, D, G²) or locations (N, D, 2); P(skip) (N, D, D), only if the policy skips; corners (N, D, 2); and
-        the patch mask (N, D).
+        The outputs are, in this order: probabilities (N, D, G²) or locations (N, D, 2); P(skip) (N, D, D), if the policy skips; corners
+        (N, D, 2); and the patch mask (N, D).
         """
         output = self.policy(maps)
         if not self.policy.skips:

@@ -36,7 +36,7 @@ class Trained:
         about: The policy's card, without the description of its network.
         run: The run from which classifier and policy are loaded; None: they are not loaded from a run.
         plugin: The Python module that classifier and policy need; empty: no module.
-        exit: The stored confidences for a conditional exit; None: there are no confidences that were computed with these weights.
+        exit: The stored confidences for a conditional exit; None if no confidences were computed with these weights.
     """
 
     name: str
@@ -77,7 +77,7 @@ class Trained:
 
     @property
     def commands(self) -> list[str]:
-        """The known commands that created the classifier and the policy, without duplicates."""
+        """The commands that created the classifier and the policy, as far as they are known, without duplicates."""
         system = None if self.run is None else self.run.path(SYSTEM)
         of_run = [command_line(json.loads(system.read_text(encoding="utf-8"))["command"])] if system and system.is_file() else []
         found = [self.card.command, self.about.get("command"), *of_run]

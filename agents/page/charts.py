@@ -141,7 +141,7 @@ def _axes(xlabel: str, ylabel: str) -> tuple[Figure, Axes]:
 def _curve(metrics: Sequence[Mapping[str, Any]], key: str, unit: str = "steps") -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Return the steps at which a validation metric was measured, and the values of the metric in per cent.
 
-    The steps are read from the key ``unit``.
+    Each line of metrics has its number of steps under the key ``unit``.
 
     If the steps start again from zero in a later round of joint training, the steps of the earlier rounds are added.
     """

@@ -71,8 +71,8 @@ def page_text(runs: Sequence[FinishedRun], clips: ClipSource | None, count: int)
     Args:
         runs: The runs, which differ only in the seed.
         clips: The test clips of the runs; None: the page has no videos.
-        count: Maximum number of clips to show in each of two groups: clips that are classified correctly only with the learned policy, and
-            clips that are classified correctly only with random patches.
+        count: Maximum number of clips to show in each of two groups. The clips of the first group are classified correctly only with the
+            learned policy, those of the second group only with random patches.
     """
     environment = Environment(
         loader=PackageLoader("agents.page", "."), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
@@ -196,7 +196,7 @@ def _classes(runs: Sequence[FinishedRun]) -> list[dict[str, Any]]:
 def _confusion(runs: Sequence[FinishedRun]) -> dict[str, Any]:
     """Return the confusion matrix and the most frequent mistakes.
 
-    For the clips of each class, the confusion matrix (C, C) has the share of every predicted class in per cent. If there are many classes,
+    The confusion matrix (C, C) has, for the clips of each class, the share in per cent of every predicted class. If there are many classes,
     only the `MAX_CONFUSED` classes with the most mistakes are included.
     """
     names = np.array(runs[0].card.classes)

@@ -47,7 +47,7 @@ def peak_in_words(shares: NDArray[np.float64]) -> str:
 
 
 def animation(frames: NDArray[np.uint8], boxes: dict[str, Boxes]) -> tuple[str, str]:
-    """Return two data URLs: a looping animation of a clip, and the last picture of the animation.
+    """Return two data URLs: one of a looping animation of a clip, and one of the last picture of this animation.
 
     Args:
         frames: (T, H, W, 3) uint8.

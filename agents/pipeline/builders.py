@@ -108,15 +108,15 @@ def _shows_rendering(data: DataSet, split: Split, display: Display) -> DataSet:
 def choose_classifier(
     name: str, data: DataSet, device: torch.device, patch_size: int = 0, changes: ArchitectureConfig | None = None
 ) -> Classifier | Architecture:
-    """Return the classifier that ``name`` refers to, or the architecture if that classifier is not trained yet.
+    """Return the classifier that ``name`` refers to, or only its architecture if the classifier is not trained yet.
 
     Args:
         name: "auto", a bundled name, an architecture, or the folder of a checkpoint. "auto" means the bundled classifier for demo videos,
             and the architecture `small` for other videos.
         data: The data set to classify.
         device: Device of the classifier.
-        patch_size: P in pixels. 0 means the patch size of the checkpoint or the architecture; for `small` and demo videos, it means the
-            patch size of the task.
+        patch_size: P in pixels. 0 means the patch size of the checkpoint or the architecture. For the architecture `small` on demo videos,
+            0 means the patch size of the task.
         changes: Overrides of a named architecture.
 
     Raises:

@@ -1,8 +1,8 @@
 """Run the stages of a training in order. Each stage runs only once, and starts from the best checkpoint of the stage before.
 
-When a stage is finished, a file `DONE` is written to its folder. The file contains the fingerprint of the classifier that the stage started
-from, so that a changed checkpoint is detected. An interrupted stage resumes from its last checkpoint. The metrics of an interrupted run
-equal those of an uninterrupted run.
+When a stage is finished, a file `DONE` is written to its folder. The file contains the fingerprint of the classifier from which the stage
+started. The fingerprint shows whether this classifier's checkpoint was changed later. An interrupted stage resumes from its last
+checkpoint. The metrics of an interrupted run equal those of an uninterrupted run.
 """
 
 import json
@@ -48,8 +48,8 @@ class StageDriver:
         run: The training run, with its directory, display and classifier or architecture.
         clips: The clips of all splits. Without a validation split, the result of a stage is the model after its last epoch.
         config: The stages and their settings.
-        reseed: Whether to seed the global random states (used by dropout) before every stage; False: each stage continues with the random
-            states at the end of the stage before.
+        reseed: Whether to seed the global random states, which dropout uses, before every stage. If False, each stage continues with the
+            random states at the end of the previous stage.
 
     Attributes:
         classifier: The classifier after the last finished stage, always the same object, so that banks detect changed weights.
@@ -77,7 +77,7 @@ class StageDriver:
     def run(self) -> Milestone | None:
         """Run the single pass and the joint rounds; load and return the milestone with the best score on the validation split.
 
-        Only the milestones at the end of the single pass and of each round are compared. Return None if there are no stages.
+        Only the milestones at the end of the single pass and of each round are compared. The result is None if there are no stages.
         """
         best, rounds_without_gain = None, 0
         for number, stages in enumerate(self._stages):
@@ -98,7 +98,7 @@ class StageDriver:
         return best
 
     def _first_classifier(self) -> Classifier:
-        """Return the given classifier. If there is only an architecture, return a new classifier."""
+        """Return the given classifier. If only an architecture is given, return a new classifier with this architecture."""
         given, config = self._run.classifier_or_architecture, self._config
         if isinstance(given, Architecture):
             refuse_if(
@@ -236,8 +236,8 @@ class StageDriver:
 def _read_done(file: Path) -> tuple[str | None, Score | None, int]:
     """Return the content of a stage's file `DONE`.
 
-    The content is the fingerprint of the classifier that the stage started from, the score of the stage, and the number of lines of metrics
-    at the end of the stage.
+    The content is the fingerprint of the classifier from which the stage started, the score of the stage, and the number of lines of
+    metrics at the end of the stage.
     """
     try:
         values = json.loads(file.read_text(encoding="utf-8"))
@@ -247,7 +247,10 @@ def _read_done(file: Path) -> tuple[str | None, Score | None, int]:
 
 
 def patch_score(classifier: Classifier, policy: PolicyNetwork | None, clips: ClipSource, env: EnvConfig, seed: int) -> Score:
-    """Return the score after the last step with the patches of the policy. Without a policy, patches are random and fixed by ``seed``."""
+    """Return the score after the last step, with the patches that the policy selects.
+
+    If ``policy`` is None, patches are random and fixed by ``seed``.
+    """
     features = features_of(classifier, clips, replace(env, bank=False))
     played = evaluate_policy(features, policy or RandomPatch(features.action, seed), skipped=env.skipped)
     return float(played.correct.mean()), float(played.confidence.mean())
@@ -268,12 +271,15 @@ def frame_score(classifier: Classifier, name: BackboneName, clips: ClipSource) -
 
 
 def score_metrics(score: Score | None) -> dict[str, float]:
-    """Return the score as entries for a line of metrics; empty if there is no score, because there is no validation split."""
+    """Return the score as entries for a line of metrics. Without a validation split, there is no score, and the result is empty."""
     return {} if score is None else dict(zip(("val_top1", "val_confidence"), score, strict=True))
 
 
 def is_at_least(score: Score | None, other: Score | None) -> bool:
-    """Return True if ``score`` is at least as good as ``other``, or if one of them is None because there is no validation split."""
+    """Return True if ``score`` is at least as good as ``other``.
+
+    Without a validation split, at least one of the two scores is None, and the result is True.
+    """
     return score is None or other is None or tuple(score) >= tuple(other)
 
 
@@ -290,8 +296,8 @@ def ablation(
         device: Device of the networks.
 
     Returns:
-        Rows with the entries `after` (the last stage), `round`, `patches` (random, or selected by the policy), `top1` and `confidence`
-        after the last step, `val_top1` if there is a validation split, and `chosen`.
+        One row per milestone. Each row has the entries `after` (the last stage), `round`, `patches` (random, or selected by the policy),
+        `top1` and `confidence` after the last step, `val_top1` if there is a validation split, and `chosen`.
     """
     rows: list[dict[str, Any]] = []
     for milestone in milestones:

@@ -66,7 +66,7 @@ class EndToEndTraining:
 
     Args:
         run: The training run, with its directory, display and classifier or architecture.
-        clips: The clips of all splits. Without a validation split, the last epoch counts as the best.
+        clips: The clips of all splits. If there is no validation split, the last epoch counts as the best.
         config: The settings.
 
     Attributes:

@@ -1,4 +1,4 @@
-"""For supervised trainings in a run directory: checkpoints from which a training resumes, and progress bars."""
+"""Checkpoints from which a supervised training in a run directory resumes, and progress bars for such a training."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager

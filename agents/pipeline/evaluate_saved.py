@@ -118,7 +118,9 @@ def check_solvable(config: Evaluate, data: DataSet, policy: Policy | None) -> Po
 
 
 def _of_run(config: Evaluate) -> tuple[Evaluate, EnvConfig]:
-    """Replace ``run`` by the classifier, the policy and the data of the finished run; return these settings, and the run's environment.
+    """Replace ``run`` by the classifier, the policy and the data of the finished run.
+
+    Return the changed settings and the settings of the run's environment.
 
     Raises:
         InputError: If the run does not exist, is not finished, or was made with a plugin that the command does not name.
@@ -145,7 +147,7 @@ def _of_run(config: Evaluate) -> tuple[Evaluate, EnvConfig]:
 
 
 def _data_of(of_run: Mapping[str, Any], config: Evaluate) -> DataConfig:
-    """Return the run's data settings, overridden by typed keys.
+    """Return the run's data settings, in which the values that the user typed replace those of the run.
 
     If the user typed another data set, the keys in `OF_ONE_SET` get their default values.
     """

@@ -25,7 +25,7 @@ class StageSpec:
         stage: 0, 1, 2 or 3.
         trains: Name of the trained network in lines of metrics.
         settings: Settings of PPO in stage 2, and settings of supervised training in the other stages.
-        round: Number of the joint round, starting at 1; 0 for the single pass before the rounds.
+        round: Number of the joint round, starting at 1; 0 for the single pass before the joint rounds.
     """
 
     stage: int
@@ -91,8 +91,8 @@ def check_stages(config: TrainStages) -> None:
     """Check that the stages can run one after the other.
 
     Raises:
-        InputError: If the stages are out of order, if no stage has epochs, if stage 3 has no policy, if there are rounds without stage 3,
-            or if the algorithm is neither PPO nor a subclass of PPO.
+        InputError: If the stages are out of order, if no stage has epochs, if stage 3 has no policy, or if there are rounds without stage
+            3. The error is also raised if the algorithm is neither PPO nor a subclass of PPO.
     """
     refuse_if(
         not learns_as_ppo(config.algo),
@@ -138,7 +138,7 @@ def _changed(settings: Any, **values: Any) -> Any:
 
 
 class StageDir(RunDir):
-    """A view of a run directory for one stage, with the stage's checkpoints and the lines of metrics from the stage's first line on.
+    """A view of a run directory that shows one stage: the stage's checkpoints, and the lines of metrics from the stage's first line on.
 
     Args:
         run: The run directory.

@@ -1,4 +1,4 @@
-"""The process of a training command, with its run directory, its display, and methods for the steps from settings to a result."""
+"""The process of a training command: its run directory, its display, and methods for each step between the settings and the result."""
 
 import time
 from collections.abc import Mapping
@@ -222,7 +222,7 @@ class TrainingRun:
     ) -> None:
         """Save the classifier, evaluate the models once on the test clips, and write the table, `result.json` and plots.
 
-        The result also states after how many steps or epochs the policy was selected, and the policy's anytime confidence on the validation
+        The result also states the step or epoch at which the policy was selected, and the policy's anytime confidence on the validation
         clips.
 
         Args:

@@ -1,7 +1,9 @@
-"""Policies that do not learn, with which trained policies are compared. `LearnedPolicy` gives a `PolicyNetwork` the same interface.
+"""Policies that do not learn, with which trained policies are compared.
+
+`LearnedPolicy` gives a `PolicyNetwork` the same interface as the policies of this module.
 
 All policies of this module implement Stable-Baselines3's `predict` for the observation `reference`. `agents.evaluation.evaluate` and
-Stable-Baselines3's `evaluate_policy` therefore accept these policies in place of a trained model.
+Stable-Baselines3's `evaluate_policy` therefore accept the policies of this module in place of a trained model.
 """
 
 from collections.abc import Callable, Sequence
@@ -115,9 +117,9 @@ class Rule:
     """A fixed rule that guesses the target's location. The guessed location is the pixel with the highest score, smoothed over 3×3 pixels.
 
     Attributes:
-        score: function that takes the images of the steps and the images of their neighbouring steps, both (n, C, h, w), and returns
-            pixel scores (n, h, w). The neighbour of a step is the step before it; the neighbour of the first step is the second step. If
-            a clip has only one step, this step is its own neighbour.
+        score: function that takes the images of the steps and the images of their neighbouring steps, both (n, C, h, w), and returns pixel
+            scores (n, h, w). The neighbour of a step is the previous step; the neighbour of the first step is the second step. In a clip
+            with only one step, this step is its own neighbour.
         frames: True if the images are frames (0-255, at glance size), False if they are glance maps. If a step has several frames, their
             images are stacked along the channels.
     """
@@ -187,7 +189,7 @@ class RulePatch(Baseline):
 
 
 class SaliencyPatch(RulePatch):
-    """Select the patch around the most salient pixel of the glance map, which is the pixel with the largest distance to the map's mean.
+    """Select the patch around the most salient pixel of the glance map: the pixel that differs most from the mean over the map.
 
     Args:
         features: glances of the clips.
@@ -226,7 +228,7 @@ class Oracle(Baseline):
 class GreedyOracle(Baseline):
     """Try every patch in each step and select the patch with which the true class has the highest score. This policy uses the label.
 
-    If frames may be skipped, the policy skips a frame unless the best patch increases the score by more than ``cost_weight``.
+    If frames may be skipped, a step is skipped unless the best patch increases the score by more than ``cost_weight``.
 
     Args:
         dynamics: dynamics of the environment in which the policy acts.
@@ -291,7 +293,7 @@ class Predictor(Protocol):
     """Any object with the method `predict` of Stable-Baselines3's models."""
 
     def predict(self, observation: Any, state: Any = None, episode_start: Any = None, deterministic: bool = False) -> tuple[Actions, Any]:
-        """Return actions (N, *action space) and the next state for observations (N, …), as Stable-Baselines3's `BaseAlgorithm.predict`."""
+        """Return actions (N, *action space) and the next state for observations (N, …), as `BaseAlgorithm.predict` does."""
         ...
 
 

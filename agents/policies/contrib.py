@@ -32,7 +32,7 @@ class MaskablePatchPolicy(MaskableActorCriticPolicy):
 
     Args:
         args: positional arguments of sb3-contrib's policy.
-        net_arch: layers between the features and the actor or critic. Such layers are allowed only with the published network.
+        net_arch: layers between the features and the actor or critic. ``net_arch`` may have layers only with the published network.
         kwargs: keyword arguments of sb3-contrib's policy.
 
     Raises:
@@ -60,9 +60,9 @@ class LstmPolicy(SigmoidMeanPolicy, RecurrentActorCriticPolicy):
 class SpatialSoftmaxPolicy(BasePolicy):
     """Select the patch at which a weighted sum of the glance map's channels is highest. Only the weights, one per channel, are learned.
 
-    This policy is meant for random search, which works best with few weights. On a grid, the policy chooses the cell at whose centre the
-    sum is highest. With continuous locations, the policy applies a softmax over the map to the sums and chooses the mean location under the
-    softmax (the spatial softmax of arXiv:1504.00702, section 4.1).
+    This policy is meant for random search, which works best with few weights. On a grid, the policy chooses the cell at whose centre this
+    sum is highest. With continuous locations, the policy computes a softmax of the sums over the map, and chooses the mean location under
+    this softmax (the spatial softmax of arXiv:1504.00702, section 4.1).
 
     Args:
         observation_space: space of the observation `reference`.
@@ -72,7 +72,7 @@ class SpatialSoftmaxPolicy(BasePolicy):
         sharpness: factor by which the sum is multiplied before the softmax.
 
     Raises:
-        InputError: if the action space is neither that of a grid nor that of continuous locations, or if actions can skip.
+        InputError: if the action space contains neither the cells of a grid nor continuous locations, or if actions can skip.
     """
 
     sampling: Tensor | None

@@ -1,4 +1,4 @@
-"""A wrapper for models of any algorithm, which lets a model act on glance maps that the caller passes, without an environment."""
+"""A wrapper with which a model of any algorithm acts on glance maps that the caller passes, without an environment."""
 
 from __future__ import annotations
 
@@ -29,9 +29,9 @@ class ModelOnGlances(nn.Module):
     Attributes:
         grid: G, cells per axis; None: continuous locations.
         skips: Whether the model may skip frames.
-        architecture: The argument ``interface``, which has the attribute ``map_shape``, like an architecture.
-        interpolated: Always False, so patches are cut at whole pixels. The model's card does not record how patches were cropped in
-            training.
+        architecture: The argument ``interface``. The interface has the attribute ``map_shape``, like the architecture of a `PolicyNetwork`.
+        interpolated: Always False, which means that patches are cut at whole pixels. The model's card does not record how patches were
+            cropped in training.
     """
 
     interpolated = False
@@ -72,8 +72,8 @@ class ModelOnGlances(nn.Module):
         """Return the actions of the next decision, as `PolicyNetwork.act_next` does. The state contains all glance maps so far.
 
         Raises:
-            InputError: If the model can skip frames. The actions of some of these models depend on the number of remaining decisions,
-                which an exit changes.
+            InputError: If the model can skip frames. The actions of some models that can skip depend on the number of remaining decisions,
+                and a conditional exit changes this number.
         """
         refuse_if(self.skips, "exit must be left out with a model that skips frames; use a policy network, such as algo=ppo trains")
         glances = maps[:, None] if state is None else torch.cat([state, maps[:, None]], dim=1)
@@ -88,7 +88,7 @@ class ModelOnGlances(nn.Module):
 
     @property
     def _action(self) -> Action:
-        """The kind of action. The sizes of the action are arbitrary, because no method that depends on these sizes is called."""
+        """The kind of action. The sizes of this action are arbitrary, because no method that depends on them is called."""
         action: Action = ContinuousAction(2, 1) if self.grid is None else GridAction(self.grid, 2 * self.grid, self.grid)
         return with_skipping(action) if self.skips else action
 

@@ -66,13 +66,13 @@ class NetworkArchitecture(Protocol):
         """Return a new actor, which maps features (…, F) to logits of cells (…, G²), or to locations before the sigmoid (…, 2).
 
         If frames may be skipped, the actor has one more output, and its input has shape (…, F + 1). The last entry of the input is the
-        number of patches so far. The actor's method ``for_all_counts`` maps features (N, D, F) to the outputs (N, D, D, …) for
-        0, 1, … D − 1 patches so far.
+        number of patches so far. The actor's method ``for_all_counts`` maps features (N, D, F) to outputs (N, D, D, …). The third axis is
+        the number of patches so far, from 0 to D − 1.
         """
         ...
 
     def critic(self, skips: bool) -> nn.Module:
-        """Return a new critic, which maps features (…, F), or (…, F + 1) if frames may be skipped, to values (…, 1)."""
+        """Return a new critic, which maps features (…, F) to values (…, 1). With skipping, the features have shape (…, F + 1)."""
         ...
 
 
@@ -81,21 +81,21 @@ class PolicyNetwork(nn.Module):
 
     `agents.policies.sb3` has the same modules inside Stable-Baselines3; its `to_network` and `load_network` copy the weights.
 
-    A policy that skips has one more output: a logit on a grid, otherwise a third coordinate, which skips the frame if it is at least 0.5.
-    This output and the value depend on the number of patches so far; see `SkippingActor` and `SpatialActor`.
+    A policy that skips has an additional output: a logit on a grid, and otherwise a third coordinate, which skips if it is at least 0.5.
+    The output for skipping and the value depend on the number of patches so far; see `SkippingActor` and `SpatialActor`.
 
     Args:
         architecture: the sizes.
         grid: G, cells per axis; None: the policy is continuous. Its distribution is a Gaussian around the location that the actor computes.
         std: standard deviation of the Gaussian per axis, in units of the range of locations. It is fixed, not learned.
         skips: whether the policy may skip frames.
-        keep_threshold: the most likely action is to skip if P(skip) is at least this threshold.
-        interpolated: True if patches are interpolated at the exact location (`classifiers.crop`), as in AdaFocusV2; False if they are cut
-            at whole pixels. Inference, evaluation and environments crop patches in the same way as in training.
+        keep_threshold: a decision is skipped if its P(skip), the probability of skipping, is at least this threshold.
+        interpolated: whether patches are interpolated at the exact location (`classifiers.crop`), as in AdaFocusV2, or cut at whole pixels.
+            Inference, evaluation and environments crop patches in the same way as in training.
 
     Raises:
-        InputError: if ``grid``, ``std``, ``skips`` or ``keep_threshold`` is out of range; if the architecture does not support skipping;
-            or if ``interpolated`` is set although the policy selects cells or can skip.
+        InputError: if ``grid``, ``std``, ``skips`` or ``keep_threshold`` is out of range, or if the architecture does not support skipping.
+            The error is also raised if ``interpolated`` is set for a policy that selects cells or can skip.
     """
 
     encoder: Any  # modules of the architecture
@@ -123,9 +123,9 @@ class PolicyNetwork(nn.Module):
         self.encoder, self.actor, self.critic = architecture.encoder(), make_actor(architecture, grid, skips), architecture.critic(skips)
 
     def forward(self, maps: Tensor) -> Tensor:
-        """Return the logits of the cells (N, D, G²) or the locations (N, D, 2), (row, column) in [0, 1], for glance maps (N, D, C, h, w).
+        """For glance maps (N, D, C, h, w), return cell logits (N, D, G²), or locations (N, D, 2) as (row, column) in [0, 1].
 
-        For a policy that skips, the shape is (N, D, D, …). The third axis is the number of patches so far, and the last entry skips.
+        For a policy that skips, the shape is (N, D, D, …). The third axis is the number of patches so far, and the last output is skipping.
         """
         states = self.encoder(maps)
         output = self.actor.for_all_counts(states) if self.skips else self.actor(states)
@@ -140,8 +140,8 @@ class PolicyNetwork(nn.Module):
             keep_threshold: skip the frames whose P(skip) is at least this threshold; None: use the policy's threshold.
 
         Returns:
-            On a grid, cells (N, D) int64, which are G² for skipped frames. Otherwise, locations (N, D, 2) float32. Locations of a policy
-            that skips have a third coordinate, which is 1 for skipped frames and 0 for the others.
+            On a grid, cells (N, D) int64; for a skipped frame, the number is G². Otherwise, locations (N, D, 2) float32. Locations of a
+            policy that skips have a third coordinate, which is 1 for skipped frames and 0 for the others.
 
         Raises:
             InputError: if a threshold is given and the policy cannot skip, or if the threshold is NaN.
@@ -167,7 +167,7 @@ class PolicyNetwork(nn.Module):
     def act_next(
         self, maps: Tensor, state: Tensor | None, num_patches: Tensor, keep_threshold: float | None = None
     ) -> tuple[Tensor, Tensor]:
-        """Return the most likely actions of the next decision only. These actions equal those that `act` returns for the decision.
+        """Return the most likely actions of the next decision only. The actions are the same as those that `act` returns for this decision.
 
         Args:
             maps: glance maps of the decision (N, C, h, w).
@@ -190,15 +190,15 @@ class PolicyNetwork(nn.Module):
 
     @torch.no_grad()
     def choose(self, maps: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the most likely locations for glance maps (N, D, C, h, w) and, separately, the probability P(skip) of skipping.
+        """Return the most likely locations for glance maps (N, D, C, h, w) and, separately, P(skip), the probability of skipping.
 
-        On a grid, P(skip) compares skipping with the most likely cell only, so skipping is the most likely action if P(skip) ≥ ½. A policy
-        that is uncertain about the location therefore skips more often. For a continuous policy, P(skip) is the Gaussian probability that
-        the third coordinate is at least 0.5.
+        On a grid, P(skip) compares skipping with the most likely cell only. Therefore, skipping is the most likely action if P(skip) ≥ ½. A
+        policy that is uncertain about the location therefore skips more often. For a continuous policy, P(skip) is the Gaussian probability
+        that the third coordinate is at least 0.5.
 
         Returns:
-            Cells (N, D) int64 or locations (N, D, 2) float32, and P(skip) (N, D, D). The last axis of P(skip) is for 0, 1, … D − 1 patches
-            so far; see `patch_mask_below`. If the policy cannot skip, P(skip) is zero and has shape (N, D).
+            Cells (N, D) int64 or locations (N, D, 2) float32, and P(skip) (N, D, D). The last axis of P(skip) is the number of patches so
+            far, from 0 to D − 1; see `patch_mask_below`. If the policy cannot skip, P(skip) is zero and has shape (N, D).
         """
         output = self(maps)
         locations = self._locations(output[:, :, 0] if self.skips else output)
@@ -237,12 +237,12 @@ def encode_next(encoder: nn.Module, maps: Tensor, state: Tensor | None) -> tuple
 
     Args:
         encoder: encoder of a policy network. If the encoder has a method ``step``, this function returns ``encoder.step(maps, state)``. If
-            the encoder has no such method, the state consists of the glance maps so far, and all of these maps are encoded again.
+            the encoder has no method ``step``, the state consists of the glance maps so far, and all of these maps are encoded again.
         maps: glance maps of the decision (N, C, h, w).
         state: state after the previous decision, one row per clip; None before the first decision.
 
     Returns:
-        Features (N, F) and the next state.
+        Features (N, F) of the decision, and the next state.
     """
     if (step := getattr(encoder, "step", None)) is not None:
         return step(maps, state)
@@ -266,13 +266,13 @@ def make_actor(architecture: NetworkArchitecture, grid: int | None, skips: bool)
 
 
 def patch_mask_below(skip: Tensor, threshold: float) -> Tensor:
-    """Return the patch mask (N, D). A decision has a patch if its P(skip) is below the threshold.
+    """Return the patch mask (N, D). A decision has a patch if its P(skip), the probability of skipping, is below the threshold.
 
-    With a higher threshold, a clip never has fewer patches: while the numbers of patches with two thresholds are equal, every decision
-    that has a patch with the lower threshold also has a patch with the higher threshold.
+    A higher threshold never reduces the number of patches in a clip. As long as a clip has had the same number of patches with both
+    thresholds, every decision that has a patch with the lower threshold also has a patch with the higher threshold.
 
     Args:
-        skip: P(skip) with shape (N, D). If it depends on the number of patches so far, the last axis of (N, D, D) is this number.
+        skip: P(skip) with shape (N, D), or (N, D, D) if P(skip) depends on the number of patches so far, which is then the last axis.
         threshold: threshold on P(skip).
     """
     if skip.ndim == 2:

@@ -58,7 +58,10 @@ class CellValues(nn.Module):
         self.register_buffer("sampling", sampling, persistent=False)
 
     def forward(self, states: Tensor) -> Tensor:
-        """Return the values (B, Q · A), flattened from (B, Q, A), for features (B, F), or (B, F + 1) with the number of patches."""
+        """Return the values (B, Q · A), flattened from (B, Q, A), for features (B, F).
+
+        If the number of patches is observed, the features have the shape (B, F + 1).
+        """
         maps, counts = states.split([self.scores.inputs, int(self.counts)], dim=-1)
         rest = self.rest(torch.cat([self.pool(maps), counts], dim=-1)).unflatten(-1, (self.quantiles, -1))
         cells = self.scores(maps) @ self.sampling + rest[..., :1]
@@ -72,7 +75,7 @@ class LocationActor(SpatialActor):
     """
 
     def forward(self, states: Tensor) -> Tensor:
-        """Return actions before the tanh, (…, 2), or (…, 3) if frames may be skipped, for features (…, F)."""
+        """For features (…, F), return the actions before the tanh, (…, 2). If frames may be skipped, the actions have the shape (…, 3)."""
         return super().forward(states) / 2
 
 
@@ -98,7 +101,7 @@ class ReadAtAction(nn.Module):
 
     @staticmethod
     def features(architecture: SpatialArchitecture, observation_space: spaces.Space) -> int:
-        """Return the length of the output without the action."""
+        """Return the length of the output of `ReadAtAction`, without the action."""
         return 3 * architecture.width + observes_patch_count(observation_space)
 
     def forward(self, inputs: Tensor) -> Tensor:
@@ -118,8 +121,8 @@ class ReadAtAction(nn.Module):
 def bilinear_weights(locations: Tensor, length: int, patch_share: float) -> Tensor:
     """Return the weights (B, length) with which a map is interpolated along one axis, for patches at ``locations`` (B,) in [0, 1].
 
-    The product of the map and these weights is the value of the map at the centres of the patches. The map is interpolated with a matrix
-    product because matrix products are deterministic on every device.
+    The product of the map and these weights is the value of the map at the centres of the patches. The interpolation is a matrix product
+    because matrix products are deterministic on every device.
     """
     centres = locations * (1 - patch_share) + patch_share / 2
     pixels = (centres * length - 0.5).clamp(0, length - 1)
@@ -127,7 +130,10 @@ def bilinear_weights(locations: Tensor, length: int, patch_share: float) -> Tens
 
 
 class CellScoringPolicy(BasePolicy):
-    """Base class of the value-based policies. ``net_arch`` must be empty, because the score map replaces these layers."""
+    """Base class of the value-based policies.
+
+    ``net_arch`` must be empty, because the score map replaces the layers that ``net_arch`` would add.
+    """
 
     def __init__(self, *args: Any, net_arch: list[int] | None = None, **kwargs: Any) -> None:
         refuse_layers("net_arch", net_arch)
@@ -165,7 +171,7 @@ class SoftArgmaxPolicy(BasePolicy):
 
     Args:
         args: positional arguments of the policy in Stable-Baselines3.
-        net_arch: ``qf`` has the sizes of a critic's layers after `ReadAtAction`. ``pi`` must be empty.
+        net_arch: sizes of layers. The entry ``qf`` has the sizes of a critic's layers after `ReadAtAction`. ``pi`` must be empty.
         kwargs: keyword arguments of the policy in Stable-Baselines3.
 
     Raises:
@@ -217,7 +223,10 @@ class PooledLinear(nn.Linear):
         self.pool = Pool((architecture.width, *architecture.map_shape[1:]))
 
     def forward(self, states: Tensor) -> Tensor:
-        """Return the outputs (B, outputs) for features (B, F), or (B, F + 1) with the number of patches."""
+        """Return the outputs (B, outputs) for features (B, F).
+
+        If the number of patches is observed, the features have the shape (B, F + 1).
+        """
         size = math.prod(self.pool.shape)
         return super().forward(torch.cat([self.pool(states[:, :size]), states[:, size:]], dim=1))
 

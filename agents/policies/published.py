@@ -85,7 +85,7 @@ class RecurrentEncoder(nn.Module):
         return self.gru(in_order_of_steps(frames.unflatten(0, maps.shape[:2])))[0]
 
     def step(self, maps: Tensor, state: Tensor | None) -> tuple[Tensor, Tensor]:
-        """Return the GRU's next output (N, hidden) twice: as the features and as the state.
+        """Return the GRU's next output (N, hidden) twice: as the features, and as the state.
 
         The arguments are the glance maps (N, C, h, w) and the last state, which is None before the first decision.
         """
@@ -95,10 +95,10 @@ class RecurrentEncoder(nn.Module):
 
 
 class SkippingActor(nn.Linear):
-    """A linear layer that computes the outputs for the cells or the location, and a last output for skipping the frame.
+    """A linear layer that computes the outputs for the cells or the location and, as the last output, the output for skipping the frame.
 
-    How much another patch is worth depends on the number n of patches so far. The output for skipping is therefore
-    a + b · [n > 0] + c · ln(1 + n), where the layer computes a, b and c. The location does not depend on n.
+    The value of an additional patch depends on the number n of patches so far. The output for skipping is therefore
+    a + b · [n > 0] + c · ln(1 + n), and a linear layer computes a, b and c. The outputs for the cells or the location do not depend on n.
 
     Args:
         hidden: length of the GRU's output.
@@ -113,7 +113,10 @@ class SkippingActor(nn.Linear):
         return self._with_skip(states[..., -1], super().forward(states[..., :-1]))
 
     def for_all_counts(self, states: Tensor) -> Tensor:
-        """Return the outputs (N, D, D, …) for the GRU's output (N, D, hidden) and 0, 1, … D − 1 patches so far."""
+        """For the GRU's output (N, D, hidden), return the outputs (N, D, D, …).
+
+        The third axis is the number of patches so far, from 0 to D − 1.
+        """
         return self._with_skip(torch.arange(states.shape[1]).to(states), super().forward(states)[:, :, None])
 
     def _with_skip(self, num_patches: Tensor, outputs: Tensor) -> Tensor:

@@ -15,14 +15,14 @@ from classifiers.heads import in_order_of_steps
 class PublishedV2Architecture:
     """Sizes of the policy network of AdaFocusV2. The defaults are those for ActivityNet, FCVID and Mini-Kinetics.
 
-    The network for Something-Something and Jester has no memory and selects one location per video from 8 stacked glance maps. The sizes of
-    this network are ``features=1024, hidden=512, memory=False``.
+    The network for Something-Something and Jester has no memory and selects one location per video from 8 stacked glance maps. Its sizes
+    are ``features=1024, hidden=512, memory=False``.
 
     Attributes:
         map_shape: (C, h, w) of a glance map.
         channels: output channels of the 1×1 convolution.
         features: length of a frame's encoding.
-        hidden: length of the GRU's state, or of the second encoding if ``memory`` is False.
+        hidden: length of the GRU's state. If ``memory`` is False, length of the second encoding, which replaces this state.
         memory: if False, a linear layer, batch norm and tanh replace the GRU, so that every decision sees only its own glances.
     """
 
@@ -41,7 +41,7 @@ class PublishedV2Architecture:
         return cls(map_shape, config.channels, config.features, config.hidden, config.memory)
 
     def encoder(self) -> "TanhEncoder":
-        """Return a new encoder, which maps glance maps to the GRU's output or the second encoding."""
+        """Return a new encoder, which maps glance maps to the GRU's output or, if ``memory`` is False, to the second encoding."""
         return TanhEncoder(self)
 
     def actor(self, grid: int | None, skips: bool) -> nn.Linear:

@@ -66,7 +66,7 @@ class ReferenceExtractor(BaseFeaturesExtractor):
 
 
 def bind(policy: nn.Module, source: Features, *, cache: bool) -> None:
-    """Bind all extractors in ``policy`` to the features of the clips, and set whether they cache outputs; see `cache_outputs`."""
+    """Bind all extractors in ``policy`` to features of clips, and set whether the extractors cache outputs; see `cache_outputs`."""
     for module in policy.modules():
         if isinstance(module, ReferenceExtractor):
             module.bind(source)
@@ -103,13 +103,13 @@ class ClipReferenceExtractor(ReferenceExtractor):
     """Encode the glance maps up to the current step with the encoder of a policy network.
 
     Glances do not depend on earlier actions. The GRU therefore runs over a whole clip at once, and no recurrent state is passed from step
-    to step. The number of patches so far does depend on earlier actions. With the observation `reference_looks`, this number is appended to
-    the features. While weights and clips stay the same, as in a rollout, the output is computed once per clip.
+    to step. The number of patches so far, however, depends on earlier actions. With the observation `reference_looks`, this number is
+    appended to the features. While weights and clips stay the same, as in a rollout, the output is computed once per clip.
 
-    Batch norm behaves the same in a rollout and in the update that follows, so that the first ratio of new to old probabilities is 1. By
-    default, batch norm uses the running statistics, which are updated once after every PPO update, with the glances of the next rollout.
-    If ``batch_statistics`` is True, batch norm uses the statistics of the batch, as the released code does, and every batch of a PPO update
-    changes the running statistics. Evaluation always uses the running statistics.
+    Batch norm uses the same statistics in a rollout and in the update that follows. Therefore, the ratio of new to old probabilities is 1
+    at the start of the update. By default, batch norm uses the running statistics, which are updated once after every PPO update, with the
+    glances of the next rollout. If ``batch_statistics`` is True, batch norm uses the statistics of the batch, as the released code does,
+    and every batch of a PPO update changes the running statistics. Evaluation always uses the running statistics.
 
     Args:
         observation_space: space of the observation `reference` or `reference_looks`.
@@ -139,7 +139,7 @@ class ClipReferenceExtractor(ReferenceExtractor):
 
     @contextmanager
     def rollout_mode(self) -> Iterator[None]:
-        """Return a context manager with which the outputs equal those that the next update will compute."""
+        """Return a context manager that makes the outputs equal those that the next update will compute."""
         self._in_rollout = True
         try:
             yield
@@ -147,7 +147,7 @@ class ClipReferenceExtractor(ReferenceExtractor):
             self._in_rollout = False
 
     def forward(self, references: Tensor) -> Tensor:
-        """Return features (B, F) for references (B, 2), or features (B, F + 1) for references (B, 3), which include the patch count."""
+        """Return features (B, F) for references (B, 2). References (B, 3) include the patch count, and give features (B, F + 1)."""
         clip, step = references[:, :2].long().cpu().numpy().T
         clips, inverse = np.unique(clip, return_inverse=True)
         states = self._encoded(clips)
@@ -184,8 +184,8 @@ class ClipReferenceExtractor(ReferenceExtractor):
 def cache_outputs(policy: nn.Module, enabled: bool) -> None:
     """Set whether the recurrent extractors in ``policy`` cache outputs that need no gradient.
 
-    Caching is safe while the weights stay the same, as in a rollout. With PPO, it is always safe. Target networks must not cache outputs:
-    Stable-Baselines3 updates them through ``data``, which does not increase the version counter of their weights.
+    Caching is safe while the weights stay the same, as in a rollout. With PPO, it is always safe. Target networks must not cache outputs.
+    Stable-Baselines3 updates target networks through ``data``, which does not increase the version counter of their weights.
     """
     for module in policy.modules():
         if isinstance(module, ClipReferenceExtractor):
@@ -205,7 +205,7 @@ class PatchActorCriticPolicy(SigmoidMeanPolicy):
     """`PolicyNetwork` as an `ActorCriticPolicy`. The actor and the critic of the network follow a `ClipReferenceExtractor`.
 
     On a grid, the policy samples a cell from the softmax of the actor's output. With continuous locations, the policy samples from a
-    Gaussian around the sigmoid of the actor's output. The output for skipping is one more logit, which starts at ln G², or a third
+    Gaussian around the sigmoid of the actor's output. The output for skipping is an additional logit, which starts at ln G², or a third
     coordinate, which starts at 0.5. A new policy therefore skips half of the steps. With the observation `reference_looks`, the output for
     skipping depends on the number of patches so far.
 
@@ -266,7 +266,7 @@ class PatchActorCriticPolicy(SigmoidMeanPolicy):
 
 
 def has_linear_layers(architecture: NetworkArchitecture) -> bool:
-    """Return whether the actor and the critic are linear layers. Stable-Baselines3's policies create such layers themselves."""
+    """Return whether the actor and the critic of a policy are linear layers. Stable-Baselines3's policies create such layers themselves."""
     return isinstance(architecture, PolicyArchitecture)
 
 
@@ -314,7 +314,8 @@ def to_network(policy: ActorCriticPolicy, *, interpolated: bool = False) -> Poli
 
     Args:
         policy: the policy to copy.
-        interpolated: whether the policy was trained with interpolated patches. The action space does not contain this information.
+        interpolated: whether the policy was trained with interpolated patches. The action space does not show whether patches are
+            interpolated.
 
     Raises:
         InputError: if the policy skips and does not observe the number of patches so far.
@@ -366,7 +367,7 @@ def batch_norms(module: nn.Module) -> list[_BatchNorm]:
 
 @contextmanager
 def batch_statistics(module: nn.Module, *, track: bool = False) -> Iterator[None]:
-    """Return a context manager with which batch norms use the statistics of the batch.
+    """Return a context manager that makes batch norms use the statistics of the batch.
 
     If ``track`` is True, batch norms also update the running statistics.
     """
@@ -384,8 +385,8 @@ def batch_statistics(module: nn.Module, *, track: bool = False) -> Iterator[None
 def update_running_stats(module: nn.Module, inputs: Tensor) -> None:
     """Update the running statistics of a module's batch norms with a batch. The weights and the training mode stay the same.
 
-    For the first `1 / MOMENTUM` batches, the running statistics are the mean over all batches so far, so that the arbitrary initial values
-    of the running statistics have no effect.
+    For the first `1 / MOMENTUM` batches, the running statistics are the mean over all batches so far. Therefore, their arbitrary initial
+    values have no effect.
 
     Args:
         module: the module with batch norms.

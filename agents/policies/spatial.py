@@ -62,7 +62,7 @@ class SpatialArchitecture:
 
 
 class ConvGRU(nn.Module):
-    """A convolutional GRU: there is a GRU at every location of a map, and its gates also read the surrounding locations.
+    """A convolutional GRU is a GRU at every location of a map, whose gates also read the surrounding locations.
 
     Args:
         inputs: channels of the input.
@@ -126,7 +126,7 @@ class SpatialEncoder(nn.Module):
 
     @property
     def clip_by_clip(self) -> bool:
-        """Whether the first layer processes clips one by one, so that `forward` also accepts a list of clips."""
+        """Whether the first layer processes one clip at a time, in which case `forward` also accepts a list of clips."""
         return self._large and next(self.parameters()).device.type == "cpu" and not torch.compiler.is_exporting()
 
     def forward(self, maps: Tensor | list[Tensor]) -> Tensor:
@@ -158,7 +158,7 @@ class SpatialEncoder(nn.Module):
 
 
 class ScoreMap(nn.Module):
-    """Compute scores of every pixel from flattened hidden maps.
+    """Compute a map of scores from flattened hidden maps.
 
     Args:
         architecture: the sizes.
@@ -179,10 +179,12 @@ class ScoreMap(nn.Module):
 
 
 class SpatialActor(nn.Module):
-    """Compute logits of the cells or a location from a score map, and an output for skipping from pooled features.
+    """Compute logits of the cells, or a location, from a score map.
 
-    How much another patch is worth depends on the number n of patches so far. The output for skipping is therefore
-    a + b · [n > 0] + c · ln(1 + n), where a linear layer computes a, b and c. The location does not depend on n.
+    If frames may be skipped, compute the output for skipping from pooled features.
+
+    The value of an additional patch depends on the number n of patches so far. The output for skipping is therefore
+    a + b · [n > 0] + c · ln(1 + n), and a linear layer computes a, b and c. The outputs for the cells or the location do not depend on n.
 
     Args:
         architecture: the sizes.
@@ -203,15 +205,15 @@ class SpatialActor(nn.Module):
     def forward(self, states: Tensor) -> Tensor:
         """Return logits (…, G²) or locations before the sigmoid (…, 2) for features (…, F).
 
-        If frames may be skipped, there is one more output, and the input has shape (…, F + 1). The last entry of the input is the number of
-        patches so far.
+        If frames may be skipped, there is one additional output. With skipping, the input has the shape (…, F + 1), and its last entry is
+        the number of patches so far.
         """
         features, num_patches = states[..., : self.scores.inputs], states[..., self.scores.inputs :].sum(-1)  # 0 if not observed
         locations = self._locations(features)
         return locations if self.skip is None else torch.cat([locations, self.skip(self.pool(features), num_patches)], dim=-1)
 
     def for_all_counts(self, states: Tensor) -> Tensor:
-        """Return the outputs (N, D, D, …) for features (N, D, F) and 0, 1, … D − 1 patches so far."""
+        """For features (N, D, F), return the outputs (N, D, D, …). The third axis is the number of patches so far, from 0 to D − 1."""
         assert self.skip is not None
         locations = self._locations(states)[:, :, None].expand(-1, -1, states.shape[1], -1)
         counts = torch.arange(states.shape[1]).to(states)
@@ -251,7 +253,7 @@ def skip_output(a: Tensor, b: Tensor, c: Tensor, num_patches: Tensor) -> Tensor:
 
 
 class Pool(nn.Module):
-    """Compute the mean and the maximum of every channel (…, 2K) of flattened maps (…, K·h·w), whose ``shape`` is (K, h, w)."""
+    """For flattened maps (…, K·h·w) of the shape (K, h, w), compute the mean and the maximum of every channel, (…, 2K)."""
 
     def __init__(self, shape: tuple[int, ...]) -> None:
         super().__init__()
@@ -264,7 +266,7 @@ class Pool(nn.Module):
 
 
 class PooledCritic(nn.Module):
-    """Compute the value from pooled hidden maps and, if frames may be skipped, the number of patches so far.
+    """Compute the value of a state from pooled hidden maps and, if frames may be skipped, from the number of patches so far.
 
     Args:
         architecture: the sizes.
@@ -278,7 +280,7 @@ class PooledCritic(nn.Module):
         self.value = nn.Linear(2 * architecture.width + skips, 1)
 
     def forward(self, states: Tensor) -> Tensor:
-        """Return the values (…, 1) for features (…, F), or (…, F + 1) with the number of patches."""
+        """Return the values (…, 1) for features (…, F). If the number of patches is observed, the features have the shape (…, F + 1)."""
         features, num_patches = states.split([math.prod(self.pool.shape), int(self.skips)], dim=-1)
         return self.value(torch.cat([self.pool(features), num_patches], dim=-1))
 
@@ -286,7 +288,7 @@ class PooledCritic(nn.Module):
 def cell_weights(size: tuple[int, ...], grid: int, patch_share: float) -> Tensor:
     """Return the weights (h·w, G²) with which a map of size (h, w) is interpolated bilinearly at the centres of the cells.
 
-    The interpolation is a matrix product with these weights, because a matrix product is deterministic on every device, and because its
+    The interpolation is a matrix product with these weights for two reasons: a matrix product is deterministic on every device, and its
     multiply-adds are counted. The function warns if the grid is finer than the map.
     """
     if grid > min(size):

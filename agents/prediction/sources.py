@@ -86,7 +86,7 @@ def _below(folder: Path, out: Path) -> Iterator[Path]:
 
 
 def _videos(paths: Iterable[Path], out: Path) -> Iterator[Path]:
-    """Yield the paths of videos outside the folder ``out``. Videos are files with the suffix of a video, and folders of images."""
+    """Yield the paths of videos outside the folder ``out``. A folder of images is a video, too."""
     for path in paths:
         if not _hidden(path, out) and (_has_images(path) if path.is_dir() else path.suffix.lower() in VIDEO_SUFFIXES):
             yield path

@@ -61,8 +61,8 @@ def read_released(
         family: the required family, a name in `agents.released.families.FAMILIES`; by default, any family is accepted.
 
     Raises:
-        InputError: if the file cannot be read; if it belongs to another family; if its name contains another patch size; or if tensors are
-            missing or unexpected, which the message lists.
+        InputError: if the file cannot be read, if it belongs to another family, if its name contains another patch size, or if tensors are
+            missing or unexpected. The message lists missing and unexpected tensors.
     """
     path = Path(path)
     found = _tensors(_load(path), path)
@@ -150,7 +150,7 @@ def _numpy_numbers() -> list[Any]:
 def _tensors(content: Mapping[str, Any], path: Path) -> dict[str, Tensor]:
     """Return a dictionary that maps names such as ``fc.gru.bias_ih_l0`` to the tensors of the file.
 
-    Each name begins with the entry of the file (``fc``). The prefix ``module.``, which parallel training adds, is removed.
+    Each name begins with the entry of the file, such as ``fc``. The prefix ``module.``, which parallel training adds, is removed.
     """
     if isinstance(content.get(WHOLE), Mapping) and not any(part in content for part in PARTS):
         return dict(_named(content[WHOLE], WHOLE, "", path))
@@ -219,7 +219,8 @@ def _empty(kind: Callable[..., Module], *sizes: object) -> Module:
 def _wanted(parts: Sequence[tuple[nn.Module, Mapping[str, str]]], found: Tensors, kind: Family) -> dict[str, Tensor]:
     """Return the tensors that the file must contain.
 
-    The file must contain the tensors of the networks. If the file has copies of the policy in the focuser, they must be complete as well.
+    The file must contain the tensors of the networks. If the file also has copies of the policy in the focuser, it must contain every
+    tensor of each copy.
     """
     wanted = {_released_name(ours, names): tensor for module, names in parts for ours, tensor in module.state_dict().items()}
     wanted.pop("", None)
@@ -235,7 +236,9 @@ def _released_name(ours: str, names: Mapping[str, str]) -> str:
 
 
 def _fill(module: nn.Module, names: Mapping[str, str], found: Mapping[str, Tensor]) -> None:
-    """Copy the tensors into the module. Copies are needed because tensors of a recurrent network that was saved on a GPU may share memory.
+    """Copy the tensors into the module.
+
+    The tensors are copied, because tensors of a recurrent network that was saved on a GPU may share memory.
 
     Files of some families do not contain the tensors of the critic, which are therefore set to zero.
     """

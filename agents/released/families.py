@@ -42,7 +42,8 @@ class Family:
         rows: Names of tensors with one row per class. The first of these tensors that is in the file gives the number of classes.
         architecture: Function that takes the file's tensors and returns the architecture, with the smallest published patch size.
         names: Function that takes a classifier and returns the prefixes of its tensors' names in the file, in the format of `POLICY_NAMES`.
-        policy: Function that takes the file's tensors and returns the sizes of the policy and G, the cells per axis (None: continuous).
+        policy: Function that takes the file's tensors and returns the sizes of the policy and G, the number of cells per axis. If the
+            policy is continuous, G is None.
         clip_format: The published clip format, which the file does not state.
         copies_of_the_policy: Prefixes of copies of the policy in the focuser.
         policy_names: Prefixes of the names of the policy's tensors in the file, in the format of `POLICY_NAMES`.
@@ -95,7 +96,10 @@ def _activitynet_names(_: Classifier) -> dict[str, str]:
 
 
 def _activitynet_policy(found: Tensors) -> tuple[PolicyArchitecture, int]:
-    """Return the sizes of the policy and G. If the actor's bias is missing, G is 7, as in the paper. Missing tensors are reported later."""
+    """Return the sizes of the policy and G.
+
+    If the file does not contain the actor's bias, G is 7, as in the paper. Missing tensors are reported later.
+    """
     bias = found.get("policy.actor.0.bias", torch.zeros(49))
     grid = math.isqrt(bias.numel())
     if grid < 2 or bias.shape != (grid * grid,):
@@ -143,7 +147,8 @@ def flat_names(mobilenet: Backbone, prefix: str) -> dict[str, str]:
 def _something_policy(found: Tensors) -> tuple[PolicyArchitecture, None]:
     """Return the sizes of the policy.
 
-    The number of stacked glance maps is read from the convolution's weight. The number is 8 if the file does not contain this weight.
+    The number of stacked glance maps is read from the convolution's weight. If the file does not contain this weight, the number of stacked
+    maps is 8.
     """
     channels, height, width = MAP_SHAPE
     shape = shape_of(found, "policy.state_encoder.0.weight") or (64, 8 * channels, 1, 1)

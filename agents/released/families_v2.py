@@ -24,7 +24,10 @@ def family_of(found: Tensors) -> Family:
 
 
 def _architecture(found: Tensors) -> Architecture:
-    """Return the architecture. It has the file's glancer, and one step for each linear layer of the file's head."""
+    """Return the architecture.
+
+    The architecture has the file's glancer, and its number of steps is the number of linear layers in the file's head.
+    """
     steps = len({name.split(".")[2] for name in found if name.startswith("classifier.classifiers.")})
     refuse_if(not steps, "missing classifier.classifiers.0.1.weight, the first linear layer of the head")
     paper = ARCHITECTURES["paper_v2_res50" if "global_CNN.conv1.weight" in found else "paper_v2"]

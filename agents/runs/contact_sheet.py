@@ -25,7 +25,7 @@ def save_contact_sheet(features: Features, played: PolicyEvaluation, path: Path,
     """Draw one row per clip, with its frames and their patches. The clips are evenly spaced in the list of all clips.
 
     The suffix of ``path`` determines the format. If targets are known, the hit rate over all clips is shown above the rows, and the number
-    of hits of a clip is shown next to its row.
+    of hits in each clip is shown next to its row.
     """
     clips = np.unique(np.linspace(0, len(features.clips) - 1, rows).astype(int))
     counts = count_hits(played)

@@ -40,7 +40,7 @@ class StopRequest:
 
     def __exit__(self, *problem: object) -> None:
         for number, handler in self._previous.items():
-            # None means a handler that was not set from Python. Such a handler cannot be restored, so the default handler replaces it.
+            # A previous handler that was not set from Python is None and cannot be restored, so the default handler is used.
             signal.signal(number, signal.SIG_DFL if handler is None else handler)
         self._previous = {}
 
@@ -49,6 +49,6 @@ class StopRequest:
             raise KeyboardInterrupt
         if not self.requested:
             self.requested = True
-            # The signal may have interrupted a write to the same stream, and writing to a stream is not reentrant.
+            # If the signal interrupted a write to the same stream, this write may raise an error, because streams are not reentrant.
             with contextlib.suppress(RuntimeError, OSError):
                 self._console.print("stopping at the next checkpoint; press Ctrl-C again to stop at once", soft_wrap=True)

@@ -32,7 +32,7 @@ class Run:
     Attributes:
         run: the folder, relative to the listed folder.
         command: the command that made the run, and its algorithm.
-        data: the data set with its task or folder, and its main metric if that metric is not top-1.
+        data: the data set with its task or folder, and, if its main metric is not top-1, this metric.
         seed: the seed of the run.
         state: finished, running or stopped, followed by the last step or epoch.
         broken: the reason why the folder cannot be read; empty if it can be read.
@@ -40,8 +40,9 @@ class Run:
         hits: hit rate of the learned policy, if targets are known.
         learned: top-1 of the learned policy, or its accuracy by the main metric of the data set.
         random: accuracy with random patches, by the same metric as `learned`.
-        oracle: accuracy with the patches of the oracle (of the greedy oracle if there is no ground truth), by the same metric as `learned`.
-        gap: the share of the gap between random patches and the oracle that the policy closes; None if the gap is below 10 points.
+        oracle: accuracy with the patches of the oracle, by the same metric as `learned`. If there is no ground truth, the greedy oracle is
+            used.
+        gap: the share of the gap between random patches and the oracle that the policy closes; None if this gap is below 10 points.
         gflops: GFLOPs per video with the learned policy; a multiply-add counts as one.
         seconds: seconds of training, summed over all starts of the run.
         date: date of the last change.
@@ -110,7 +111,7 @@ def list_runs(root: Path) -> list[Run]:
 
 
 def read(folder: Path, name: str) -> Run:
-    """Return the information on one folder. If the folder is broken, the information is only the reason why it cannot be read."""
+    """Return the information on one folder. If the folder is broken, the result contains only the reason why it cannot be read."""
     known: dict[str, Any] = {"run": name}
     try:
         run = RunDir(folder)
@@ -124,7 +125,7 @@ def read(folder: Path, name: str) -> Run:
 
 
 def _asked(config: dict[str, Any]) -> dict[str, Any]:
-    """Return the information from the config. A command is recognised by a key that the commands after it in ``commands`` do not have."""
+    """Return the information from the config. The command is the first one in ``commands`` whose key is in the config."""
     commands = {"first": "train_stages", "algo": f"train {config.get('algo', {}).get('name')}", "learning": "train_end_to_end"}
     command = next((name for key, name in commands.items() if key in config), "train_ppo")
     data = config["data"]
@@ -196,7 +197,7 @@ def table(data: str, runs: Iterable[Run]) -> Table:
 
 
 def summary(runs: Iterable[Run]) -> Table | None:
-    """Return a table with a row for every setting that has finished runs of at least two seeds; None if no setting has them."""
+    """Return a table with a row for every setting with finished runs of at least two seeds; None if no setting has such runs."""
     settings = defaultdict[tuple[str, str], list[Run]](list)
     for run in runs:
         if run.learned is not None:

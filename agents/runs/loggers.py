@@ -43,8 +43,8 @@ class Curves:
     A curve is named after its stage and network, such as ``stage 1 random patches/loss`` or ``stage 2/return``. The x axis of a
     curve is the number of epochs or environment steps of its stage since the start of the run, including earlier joint rounds.
 
-    TensorBoard's files have the same content as ``metrics.jsonl``. A resumed run logs the lines after its checkpoint again. So that no line
-    appears twice, the files are rewritten when the first line of a start is logged, and whenever lines were removed.
+    TensorBoard's files have the same content as ``metrics.jsonl``. A resumed run logs the lines after its checkpoint again. The files are
+    rewritten when the first line of a start is logged, and whenever lines were removed. Therefore, no line appears twice.
 
     Args:
         run: The run.

@@ -27,13 +27,13 @@ def save_predictions(features: Features, plays: Mapping[str, PolicyEvaluation], 
     The columns ``file``, ``label`` and ``prediction`` contain names: the video, its class, and the class that is predicted with the learned
     policy. ``anytime`` is the share of steps after which the prediction is correct. Every step t has three columns. ``confidence_t`` is the
     softmax score of the label. ``box_t`` is the patch as `top left bottom right` in pixels of the frame; it is empty if the step is
-    skipped. ``hit_t`` is the hit rate in those frames of the step that show the target, or empty if there are no such frames. The columns
-    ``hit_t`` are left out if targets are unknown. ``NAME_prediction``, ``NAME_anytime`` and ``NAME_confidence`` are the final results of
-    another policy. ``random_box_t`` are the random patches.
+    skipped. ``hit_t`` is the hit rate in the frames of the step that show the target; it is empty if no frame of the step shows the target.
+    The columns ``hit_t`` are left out if targets are unknown. ``NAME_prediction``, ``NAME_anytime`` and ``NAME_confidence`` are the final
+    results of another policy. ``random_box_t`` are the random patches.
 
     Args:
         features: Features of the clips.
-        plays: Dictionary from the name of a policy to its evaluation, with at least `learned` and `random`.
+        plays: Dictionary from the name of a policy to its evaluation, which contains at least the names `learned` and `random`.
         path: The CSV file, replaced atomically.
     """
     classes, learned = np.array(features.classifier.classes), plays[LEARNED]
@@ -61,7 +61,7 @@ class Predictions:
         path: The file.
 
     Raises:
-        InputError: If the file does not have these columns.
+        InputError: If the file does not have the required columns.
     """
 
     def __init__(self, path: Path) -> None:

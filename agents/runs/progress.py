@@ -30,7 +30,9 @@ def figures(metrics: Mapping[str, object]) -> str:
 
 
 class Display:
-    """Progress bars on a terminal, with lines of text above them. If the output is a file or a pipe, only lines of text are written.
+    """Progress bars on a terminal, with lines of text above them.
+
+    If the output is a file or a pipe, there are no bars, and only lines of text are written.
 
     On a terminal, every bar shows the finished share, the remaining time and, below them, the latest metrics. A finished bar is replaced by
     one line. In a file or a pipe, a bar writes a line after every tenth of its work and at its end. If nothing was written for `PATIENCE`
@@ -93,7 +95,7 @@ class Display:
             description: The work in progress.
             total: Number of units.
             done: Number of units that an earlier start finished.
-            unit: Name of a unit, such as epoch or step. If it is empty, no name is shown.
+            unit: Name of a unit, such as epoch or step. If ``unit`` is empty, no name is shown.
             clips: Clips that the networks process per unit, from which the speed in clips per second is computed; 0: no speed is shown.
         """
         self.progress.add_task(description, total=total, completed=done, visible=done < total, speed="", text="")

@@ -102,7 +102,7 @@ def report(
 
 
 def _caption(measures: Mapping[str, Mapping[str, Any]], columns: Mapping[str, object]) -> Iterator[str]:
-    """Yield texts that explain the columns, and a text that states how much of the gap from random patches to the oracle is closed."""
+    """Yield texts that explain the columns, and a text that states how much of the gap between random patches and the oracle is closed."""
     if "hit_rate" in columns:
         yield "first: after the first patch while the target is shown"
         yield f"hits: frames with the target whose patch covers {COVERED:.0%} of it"

@@ -70,13 +70,13 @@ class RunDir:
             force: Whether to remove the files that an earlier run wrote (`WRITTEN`), and start over. Other files stay.
 
         Raises:
-            InputError: if the directory belongs to a run with another config (the message names the keys that differ), if another process
-                has it open, if it has files that do not belong to a run, or if it cannot be written.
+            InputError: if the directory belongs to a run with another config, if another process has it open, if it has files that do not
+                belong to a run, or if it cannot be written. If the configs differ, the message names the keys that differ.
         """
         run = cls(path)
         run._acquire()
         try:
-            # The config is compared as it would be read from its file, in which tuples become lists and enum members become names.
+            # The config is compared in the form in which its file is read: tuples become lists, and enum members become names.
             run._prepare(_from_yaml(_to_yaml(config)), force=force)
         except BaseException:
             run.close()
@@ -135,11 +135,11 @@ class RunDir:
             return False
 
     def watch(self, watcher: Callable[[Mapping[str, object] | None], object]) -> None:
-        """Call ``watcher`` with every line after it is logged, and with None after lines were removed."""
+        """Call ``watcher`` with every line after the line is logged, and call it with None after lines were removed."""
         self._watchers.append(watcher)
 
     def log(self, metrics: Mapping[str, object]) -> None:
-        """Append a line to ``metrics.jsonl``, and append the seconds since the previous line, or since the start, to ``timing.jsonl``.
+        """Append a line to ``metrics.jsonl``. Also append the seconds since the previous line, or since the start, to ``timing.jsonl``.
 
         The seconds are wall-clock time and CPU time of this process. The line of metrics is flushed to the disk.
         """
@@ -176,7 +176,10 @@ class RunDir:
                 watcher(None)
 
     def forget(self) -> None:
-        """If nothing has been logged or saved, accept any config at the next start, so that a mistyped value can be corrected."""
+        """If the run has logged and saved nothing yet, remove its config.
+
+        Without a stored config, the next start accepts any config, so that a mistyped value can be corrected.
+        """
         if all(entry.name in (CONFIG, SYSTEM) for entry in self._entries()):
             self.path(CONFIG).unlink(missing_ok=True)
 
@@ -270,8 +273,8 @@ def to_json(value: object, **options: Any) -> str:
 def _append_line(file: Path, values: Mapping[str, object], *, sync: bool = True) -> None:
     """Append ``values`` as one line, with the keys in order.
 
-    With ``sync``, the line is flushed to the disk, which takes some milliseconds. Without ``sync``, the line survives the end of the
-    process, but not a power failure.
+    With ``sync``, the line is flushed to the disk, which takes some milliseconds. Without ``sync``, the line survives if the process ends,
+    but not if the power fails.
 
     Raises:
         InputError: if the file cannot be written, for example because the disk is full.

@@ -27,7 +27,10 @@ def command_line(arguments: Sequence[str]) -> str:
 
 
 def _commit() -> str | None:
-    """Return the commit of the checkout, followed by ``-dirty`` if files differ from this commit; None if the code is not in a checkout."""
+    """Return the commit of the checkout, followed by ``-dirty`` if files differ from this commit.
+
+    If the code is not in a checkout, return None.
+    """
     root = Path(__file__).resolve().parents[2]
     if not (root / ".git").exists():
         return None

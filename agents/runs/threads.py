@@ -18,9 +18,9 @@ The networks of the demo need 1.5 million, and those of the paper need a billion
 def limit_threads(classifier: Classifier | Architecture, classes: Sequence[str], device: torch.device) -> None:
     """Use one thread if the networks are small and run on a CPU, unless the environment variable OMP_NUM_THREADS is set.
 
-    Operations of small networks take microseconds. If PyTorch uses several threads, they spend this time waiting for each other in a busy
-    loop. On an idle machine, more threads save little time. If two runs share the cores of a machine, more threads make both runs several
-    times slower. Banks use the idle cores; see `adafocus_env.features.live`.
+    Operations of small networks take microseconds. If PyTorch uses several threads for such short operations, the threads wait for each
+    other in a busy loop. On an idle machine, more threads save little time. If two runs share the cores of a machine, more threads make
+    both runs several times slower. Banks use the idle cores; see `adafocus_env.features.live`.
 
     Args:
         classifier: The networks that run or are trained.

@@ -22,11 +22,14 @@ class Savable(Protocol):
 
     @property
     def identity(self) -> Mapping[str, object]:
-        """Plain values that identify the training. A training can resume only from a checkpoint with the same values."""
+        """Plain values that identify the training.
+
+        Training can resume from a checkpoint only if the values in the checkpoint are the same.
+        """
 
     @property
     def name(self) -> str:
-        """Name of the current checkpoint. Later checkpoints have names that are later in alphabetical order."""
+        """Name of the current checkpoint. A later checkpoint has a name that is later in alphabetical order."""
 
     def state(self) -> Mapping[str, Any]:
         """Return everything on which the remaining training depends, as tensors and plain values."""

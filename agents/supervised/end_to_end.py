@@ -83,7 +83,7 @@ def train_end_to_end(
 
 
 def actor_of(policy: PolicyNetwork, config: EndToEndConfig) -> Trainable:
-    """Return the modules of a policy that are trained (all modules except the critic), with their learning rate."""
+    """Return the modules of a policy that are trained, with their learning rate. All modules except the critic are trained."""
     return Trainable(nn.ModuleList([policy.encoder, policy.actor]), config.learning_rate * config.policy_ratio)
 
 
@@ -152,8 +152,8 @@ def _path_scores(
 ) -> tuple[Tensor, Tensor]:
     """Return the scores of the head and of the focuser's auxiliary head for every decision, both (N, D, K).
 
-    The scores of the auxiliary head are averaged over the patches of the decision. If ``apart`` is True, the vectors get no gradient from
-    the head.
+    The scores of the auxiliary head are averaged over the patches of the decision. If ``apart`` is True, the head sends no gradient to the
+    vectors.
     """
     (count, length), steps = frames.shape[:2], locations.shape[1]
     repeats = length // steps

@@ -65,17 +65,17 @@ def train_epochs(
     """Train networks with cross-entropy. Yield the mean loss, the accuracy and the highest learning rate of every epoch.
 
     If ``scores`` returns several outputs, the loss is the weighted sum of their cross-entropies, and the accuracy is that of the first
-    output. The cross-entropy of each output is then also yielded, as ``loss_NAME``.
+    output. With several outputs, the cross-entropy of each output is also yielded, under the key ``loss_NAME``.
 
-    Only the trained networks are in training mode. Random numbers depend only on ``seed`` and the epoch, except for PyTorch's dropout.
-    If there are several processes (`adafocus_env.distributed`), each of them processes a share of the clips of every step. Weights and
-    metrics then equal those of a single process, apart from the rounding of sums. With dropout, weights and metrics differ
-    from those of a single process, because dropout differs between processes.
+    Only the trained networks are in training mode. Random numbers depend only on ``seed`` and the epoch, except for PyTorch's dropout. If
+    there are several processes (`adafocus_env.distributed`), each of them processes a share of the clips of every step. With several
+    processes, weights and metrics equal those of a single process, apart from the rounding of sums. With dropout, weights and metrics
+    differ from those of a single process, because dropout differs between processes.
 
     Args:
         trainables: The networks to train. The reported learning rate is that of the first network.
-        clips: The training clips. If the clips are stored, each epoch samples new crops and flips of them. If the clips are streamed, each
-            epoch samples entirely new clips.
+        clips: The training clips. If the clips are stored, each epoch samples new crops and flips of the same clips. If the clips are
+            streamed, each epoch samples entirely new clips.
         scores: Function that takes a batch and returns scores and labels (M,). The scores are (M, K), or (R, M, K) for R outputs.
         config: Epochs, optimiser, schedule, dropout and execution of the networks.
         seed: Seed of the order of the clips, the crops and the random numbers of ``scores``.
@@ -83,14 +83,14 @@ def train_epochs(
         frozen: Modules that are used in the forward pass but not trained.
         weights: Maps the names of the R outputs to the weights of their losses; None: there is one output.
         max_grad_norm: The gradient is clipped to this norm, computed over all trained parameters together; None: no clipping.
-        checkpoints: Saves the training within epochs, and after every epoch when the caller requests the next epoch. If there is a
-            checkpoint, training resumes from it and yields the remaining epochs, which are bit-identical to those of an uninterrupted
-            training.
+        checkpoints: Saves the training within epochs. After every epoch, the training is saved when the caller requests the next epoch. If
+            there is a checkpoint, training resumes from it and yields the remaining epochs, which are bit-identical to those of an
+            uninterrupted training.
 
     Raises:
-        InputError: If a setting is unknown or out of range; if the loss or a weight is not finite (the message names the epoch and the
-            clips); if the batches cannot be divided among the processes; or if the checkpoint belongs to another training or cannot be
-            written.
+        InputError: If a setting is unknown or out of range, if the loss or a weight is not finite, or if the batches cannot be divided
+            among the processes. The error is also raised if the checkpoint belongs to another training or cannot be written. For a loss or
+            weight that is not finite, the message names the epoch and the clips.
         Stopped: If the user asked to stop. Everything is saved before.
     """
     training = _Training(trainables, clips, scores, config, seed, device, frozen, weights or {}, max_grad_norm, checkpoints)
@@ -107,12 +107,12 @@ class _Position:
     Attributes:
         epoch: The current epoch, starting at 0.
         batches: Number of finished batches in this epoch.
-        losses: Sum of the losses in these batches.
-        correct: Number of correct predictions in these batches.
-        count: Number of predictions in these batches.
+        losses: Sum of the losses in the finished batches.
+        correct: Number of correct predictions in the finished batches.
+        count: Number of predictions in the finished batches.
         rng: State of the epoch's random generator; None at the start of the epoch.
-        rate: The highest learning rate of the first parameter group in these batches.
-        outputs: For each output, the sum of its losses in these batches; empty if there is only one output.
+        rate: The highest learning rate of the first parameter group in the finished batches.
+        outputs: For each output, the sum of its losses in the finished batches; empty if there is only one output.
     """
 
     epoch: int = 0

@@ -1,6 +1,6 @@
 """One step of a supervised stage: the batch of clips, the trained networks and their execution.
 
-For each step, all processes sample the same clips, and each process loads only its share of them.
+In each step, all processes sample the same clips, but each process loads only its share of these clips.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -32,7 +32,8 @@ class Batch:
         glance_frames: (B, g, 3, H, W) uint8 on the device, the glancer's frames with the same crops. If both networks see the same frames,
             ``glance_frames`` is the tensor ``frames``.
         labels: (B,) int64 on the device.
-        clips: (B,), indices of the clips. A process without clips has no indices, and runs a dummy batch of one clip with weight zero.
+        clips: (B,), indices of the clips. A process that has no clips in this step has no indices, and runs a dummy batch of one clip with
+            weight zero.
         first: Position of the first clip of this batch among all clips of the step.
         total: Number of clips of the step in all processes together.
         rng: Random state for further samples; see `sample`.
@@ -67,7 +68,7 @@ class Batch:
 def load_batch(clips: ClipSource, indices: NDArray[np.int64], rng: np.random.Generator, device: torch.device) -> tuple[Batch, list[int]]:
     """Load the clips of a step that belong to this process, with new crops and flips.
 
-    In every process, ``rng`` advances as if the process loaded all clips. Videos that cannot be read are left out.
+    In every process, the state of ``rng`` advances as if this process loaded all clips. Videos that cannot be read are left out.
 
     Args:
         clips: The training clips.
@@ -197,7 +198,8 @@ class GlobalBatchNorm(TorchFunctionMode):
     mode also applies to custom layers. (`torch.nn.SyncBatchNorm` works only on GPUs.)
 
     Attributes:
-        has_samples: Whether the images of this process are included in the statistics. Images that are not included are normalised, too.
+        has_samples: Whether the statistics include the images of this process. If ``has_samples`` is False, the images of this process are
+            nevertheless normalised.
     """
 
     def __init__(self) -> None:
@@ -239,7 +241,7 @@ class GlobalBatchNorm(TorchFunctionMode):
 
 
 class _AllSum(torch.autograd.Function):
-    """The sum of a tensor over all processes. The gradient of the sum is the sum of the gradients of all processes."""
+    """The sum of a tensor over all processes. The gradient of this sum is the sum of the gradients of all processes."""
 
     @staticmethod
     def forward(ctx: Any, values: Tensor) -> Tensor:

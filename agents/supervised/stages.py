@@ -92,7 +92,7 @@ def classify_patches(
         batch: B clips.
         steps: D, decisions per clip.
         choose: Function that takes glance maps (B, D, …) and returns the corners of the patches (B, D, 2) in pixels, and the patch mask
-            (B, D). The function returns None instead of the mask if every decision has a patch.
+            (B, D). If every decision has a patch, ``choose`` returns None instead of the mask.
         skipped: Input of the head for skipped frames.
     """
     frames = classifier.normalise(batch.frames)

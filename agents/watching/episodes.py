@@ -27,8 +27,8 @@ class Episode:
         boxes: (T, 4), the patches as (top, left, bottom, right) in pixels; NaN for skipped frames.
         confidence: (T,), softmax score of the true class after every frame.
         predictions: For every frame, the name of the class with the highest score after the frame.
-        hits: For every frame, whether the patch covers the target; or None if the target is not visible or not known, or if the frame was
-            skipped.
+        hits: For every frame, whether the patch covers the target. The entry is None if the target is not visible or not known, or if the
+            frame was skipped.
         patch_size: P, the side of a patch in pixels.
     """
 
@@ -58,7 +58,8 @@ def play(
         skipped: Input of the head for skipped frames, a name in `adafocus_env.classify.SKIPPED`.
 
     Raises:
-        InputError: If the policy does not match the features, or if the baseline is unknown (the message suggests the nearest name).
+        InputError: If the policy does not match the features, or if the baseline is unknown. For an unknown baseline, the message suggests
+            the nearest name.
     """
     numbers = np.array(clips, np.int64)
     if isinstance(policy, str):

@@ -130,7 +130,7 @@ def _clips(config: Watch, stage: Stage) -> list[int]:
 
 
 def _policy(config: Watch, stage: Stage) -> tuple[PolicyNetwork | Predictor | str, str]:
-    """Return the policy (or the name, if it is a baseline) and the name to display.
+    """Return the policy, or its name if it is a baseline, and the name to display.
 
     Raises:
         InputError: If the name is unknown, if the folder has no policy, or if the policy does not match the clips.

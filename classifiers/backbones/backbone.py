@@ -20,7 +20,7 @@ class Backbone(nn.Module):
 
     Args:
         features: The trunk, which maps images (N, 3, H, W) to maps (N, channels, h, w).
-        channels: Number of channels of the maps. The pooled vector has the same length.
+        channels: Number of channels of the maps, which is also the length of the pooled vector.
         num_classes: K, number of classes of the frame classifier.
         pool: How a map is pooled to a vector.
         map_bounds: Lowest and highest possible value of a map.
@@ -97,11 +97,11 @@ BACKBONES: dict[str, Callable[[int], Backbone]] = {
     # The paper's focuser. Vectors have the length 2048; values are at least 0 because of the last ReLU.
     "resnet50": lambda num_classes: Backbone(_resnet50_trunk(), 2048, num_classes, map_bounds=(0.0, math.inf)),
     # For images of 224 pixels, maps have the shape (1280, 7, 7), with values in [0, 6].
-    # Lite2 is 10 % wider and 20 % deeper than Lite0; vectors have the same length.
+    # Lite2 is 10 % wider and 20 % deeper than Lite0; its vectors are as long as those of Lite0.
     "efficientnet_lite0": lambda num_classes: Backbone(lite_trunk(1.0, 1.0), 1280, num_classes, map_bounds=(0.0, 6.0)),
     "efficientnet_lite2": lambda num_classes: Backbone(lite_trunk(1.1, 1.2), 1280, num_classes, map_bounds=(0.0, 6.0)),
     # Two layers for glances of about 32 pixels. Maps have the shape (32, 8, 8), with values in [0, 6].
-    # Because of max-pooling, a glancer that learns the classes becomes sensitive to what marks a small target.
+    # Because of max-pooling, a glancer that learns the classes becomes sensitive to the features that mark a small target.
     "small_glancer": lambda num_classes: Backbone(
         nn.Sequential(_layer(3, 16, stride=2), _layer(16, 32, stride=2)), 32, num_classes, pool="max", map_bounds=(0.0, 6.0)
     ),

@@ -26,7 +26,8 @@ def lite_trunk(width: float, depth: float) -> nn.Sequential:
     """Return a trunk that maps images (N, 3, H, W) to maps (N, 1280, ⌈H/32⌉, ⌈W/32⌉) within [0, 6].
 
     Args:
-        width: Factor for the numbers of channels. The results are rounded to multiples of 8. The first and the last layer are not changed.
+        width: Factor for the numbers of channels. The resulting numbers of channels are rounded to multiples of 8. The first and the last
+            layer are not changed.
         depth: Factor for the numbers of blocks per stage. The results are rounded up. The first and the last stage are not changed.
     """
     layers: list[nn.Module] = [_layer(3, _STEM, kernel=3, stride=2)]

@@ -50,7 +50,7 @@ def prepared(architecture: Architecture) -> Architecture:
 
     Raises:
         InputError: If a library's model cannot be used as a backbone or does not accept the image size, if there are no weights for a
-            backbone, if the weights cannot be downloaded, or if glancer and focuser need different normalisations.
+            backbone, or if the weights cannot be downloaded. The error is also raised if glancer and focuser need different normalisations.
     """
     a = architecture
     for field, name in (("glance_size", a.glancer), ("patch_size", a.focuser)):

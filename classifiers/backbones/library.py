@@ -67,7 +67,8 @@ def check_name(field: str, name: str) -> None:
     """Check the name of a backbone. (Whether a library's model can be a backbone is checked when it is built.)
 
     Raises:
-        InputError: If the library or the model is unknown (the message suggests the nearest name), or if the library is not installed.
+        InputError: If the library or the model is unknown, or if the library is not installed. For an unknown name, the message suggests
+            the nearest name.
     """
     library, slash, model = name.partition("/")
     refuse_if(

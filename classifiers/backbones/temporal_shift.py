@@ -18,7 +18,8 @@ def shift_channels(features: Tensor, num_frames: int, fraction: float) -> Tensor
     """Move channels between the frames of a clip. Channels never move between clips.
 
     The first ⌊C · fraction⌋ of C channels take the values of the next frame. The following ⌊C · fraction⌋ channels take the values of the
-    previous frame. If there is no such frame, the values are zeros. The other channels stay the same.
+    previous frame. If a frame has no next or previous frame in the clip, the channels that would take its values are zeros. The other
+    channels stay the same.
 
     Args:
         features: (clips · num_frames, C, h, w), clip by clip.
@@ -66,8 +67,8 @@ def put_into(trunk: nn.Module, fraction: float, place: str) -> TemporalShift:
         place: Name in `PLACES`.
 
     Raises:
-        InputError: If the fraction is out of range, if the place is unknown, or if the trunk has no such place. The message names the
-            field.
+        InputError: If the fraction is out of range, if the place is unknown, or if the trunk has no modules at this place. The message
+            names the field.
     """
     check_shift(fraction, place)
     targets = PLACES[place](trunk)
@@ -97,7 +98,9 @@ def check_shift(fraction: float, place: str) -> None:
 
 
 def _inside_residual_blocks(trunk: nn.Module) -> list[nn.Module]:
-    """Return the first convolution of every residual block. The block's shortcut then passes on the unshifted features.
+    """Return the first convolution of every residual block.
+
+    With a shift of the input of this convolution, the block's shortcut passes on the unshifted features.
 
     As in the released code, all blocks of ResNet-50 are used. In MobileNetV2, only the blocks that have a shortcut and an expansion are
     used. EfficientNet-Lite is treated like MobileNetV2.
@@ -113,7 +116,8 @@ def _inside_residual_blocks(trunk: nn.Module) -> list[nn.Module]:
 def _before_blocks(trunk: nn.Module) -> list[nn.Module]:
     """Return every block.
 
-    The input of the whole block is shifted, including the shortcut. In a sequence without blocks, return every layer except the first.
+    The input of the whole block is shifted, including the input of the shortcut. In a sequence without blocks, return every layer except
+    the first.
     """
     from torchvision.models.mobilenetv2 import InvertedResidual
     from torchvision.models.resnet import BasicBlock, Bottleneck

@@ -101,7 +101,8 @@ def test_other_keys_can_refer_to_a_path_that_looks_like_a_reference():
         ("run=???", r"write \./\?\?\?"),
         ("run=\udcff", r"is not valid UTF-8"),
         ("echo=${nix}", r"Interpolation key 'nix' not found"),
-        ("seed=(1", r"Error parsing override 'seed=\(1'"),
+        ("seed=(1", r"^seed=\(1 cannot be parsed \(.+\); put text that contains any of .+ in two pairs of quotes: seed='\"a=b\"'"),
+        ("policy_kwargs=[a=b]", r"^policy_kwargs=\[a=b\] cannot be parsed .+, or in a list policy_kwargs='\[\"a=b\"\]'$"),
     ],
 )
 def test_a_mistake_is_named_with_its_remedy(override, message):
