@@ -94,7 +94,7 @@ def open_clips(
     return ClipStore(
         getattr(data, split),
         settings,
-        folder=cache_folder() / "clips",
+        folder=cache_folder("clips"),
         prepare=data.prepare,
         lazy=lazy,
         num_workers=num_workers,

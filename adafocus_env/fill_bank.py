@@ -13,6 +13,7 @@ from adafocus_env.clips.store import Unreadable
 from adafocus_env.dataset_registry import DataSettings, build_data
 from adafocus_env.features.disk_bank import DiskBank, check_folder, check_room
 from adafocus_env.settings import EnvSettings
+from adafocus_env.terminal import plain
 from adafocus_env.videos.dataset import DataSet, with_classes
 from classifiers import checkpoint
 from classifiers.classifier import Classifier
@@ -48,7 +49,7 @@ def fill_feature_bank(name: str, data: DataSettings, env: EnvSettings, *, split:
     videos = with_classes(videos, classifier.classes)
     refuse_if(classifier.classes != videos.classes, f"classifier={name} was trained on other classes than those of data={data.name}")
     console = Console(highlight=False, quiet=not distributed.is_main())
-    console.print(videos.summary, markup=False, soft_wrap=True)
+    console.print(plain(videos.summary), soft_wrap=True, emoji=False)
     check_folder(Path(env.bank).expanduser())  # checked before clips are decoded, which may take long
     wanted = [each for each in SPLITS if split == each or (split == "all" and getattr(videos, each))]
     with Unreadable() as unreadable:
@@ -70,7 +71,7 @@ def fill(banks: Mapping[Split, DiskBank], console: Console, part: int = 0, parts
             computed.
     """
     for split, bank in banks.items():
-        console.print(f"{split}: {bank.about}", soft_wrap=True)
+        console.print(plain(f"{split}: {bank.about}"), soft_wrap=True, emoji=False)
     check_room(next(iter(banks.values())).folder.parent, sum(bank.missing_bytes(part, parts) for bank in banks.values()), "bank")
     columns = (TextColumn("fill {task.description}"), BarColumn(bar_width=None), MofNCompleteColumn(), TextColumn("{task.fields[speed]}"))
     with Progress(*columns, TimeRemainingColumn(compact=True), console=console, expand=True) as progress:

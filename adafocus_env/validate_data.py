@@ -15,11 +15,12 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Column, Table
 
 from adafocus_env.dataset_registry import DataSettings, usable_data
+from adafocus_env.terminal import printable
 from adafocus_env.videos.dataset import DataSet, Video
 from adafocus_env.videos.decoding import Failure, run_in_workers
 from adafocus_env.videos.list_files import Fault
 from adafocus_env.videos.published import PUBLISHED, Usable
-from adafocus_env.videos.readers import DecodeRequest
+from adafocus_env.videos.readers import DecodedClip, DecodeRequest
 from classifiers.atomic_files import write_text
 from classifiers.errors import refuse_if, shortened
 
@@ -86,7 +87,7 @@ class Report:
             table.add_row(part, str(self.videos[part]), *(str(self.count(part, kind) or "–") for kind in KINDS))
         console.print(table)
         for line in self._lines(out):
-            console.print(line, markup=False, highlight=False, soft_wrap=True)
+            console.print(printable(line), markup=False, highlight=False, soft_wrap=True, emoji=False)
 
     def write(self, path: Path) -> None:
         """Write everything as JSON.
@@ -196,7 +197,9 @@ def _decoded(
         DecodeRequest(video.path, num_frames, _SMALL, num_frames_stated=video.num_frames, frame_name=video.frame_name)
         for _, video in videos
     ]
-    results = run_in_workers("adafocus_env.videos.readers:decode_clip", requests, num_workers=workers, time_limit=_TIME_LIMIT)
+    results = run_in_workers(
+        "adafocus_env.videos.readers:decode_clip", requests, num_workers=workers, time_limit=_TIME_LIMIT, result=DecodedClip
+    )
     columns = (TextColumn("check"), BarColumn(bar_width=None), MofNCompleteColumn(), TextColumn("videos"))
     with Progress(*columns, TimeRemainingColumn(compact=True, elapsed_when_finished=True), console=console, expand=True) as progress:
         for number, result in progress.track(results, total=len(videos)):

@@ -84,7 +84,7 @@ def watch(command: list[str], out: Path, kill_after: int | None = None) -> list[
     """
     used: list[Usage] = []
     lines = _counter(out / PREDICTIONS)
-    with subprocess.Popen(command, stdout=subprocess.DEVNULL) as process:
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL) as process:  # noqa: S603  # a command of this benchmark
         while process.poll() is None:
             done = lines()
             if kill_after is not None and done >= kill_after:

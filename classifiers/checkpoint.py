@@ -131,7 +131,7 @@ def read_json(folder: Path, name: str, what: str) -> dict[str, Any]:
     )
     try:
         values = json.loads((folder / name).read_text(encoding="utf-8"))
-    except ValueError as problem:
+    except (ValueError, RecursionError) as problem:
         raise InputError(f"{folder / name} is not valid JSON ({problem}); train or copy the checkpoint again") from problem
     refuse_if(
         not isinstance(values, dict),

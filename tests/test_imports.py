@@ -37,7 +37,7 @@ def test_imports_run_one_way(package):
         assert ours <= {package} | MAY_IMPORT[package], f"{path} imports {sorted(ours)}"
 
 
-LEVELS = ("cache_dir distributed transfers action action_checks waiting", "videos", "demo", "clips", "features", "")
+LEVELS = ("cache_dir terminal distributed transfers action action_checks waiting", "videos", "demo", "clips", "features", "")
 """The modules and folders of adafocus_env, from the lowest level on; the last level has all other modules."""
 
 

@@ -16,6 +16,7 @@ from adafocus_env.clips.clip_spec import ClipSpec, all_labels, content_key, fing
 from adafocus_env.clips.shards import SHARD_SIZE, Shard, ShardWriter, open_shard, remove_leftovers
 from adafocus_env.clips.tracks import Targets, Track, read_track
 from adafocus_env.clips.transforms import Crop, apply_crop
+from adafocus_env.terminal import printable
 from adafocus_env.videos.dataset import Video
 from adafocus_env.videos.decoding import Failure, run_in_workers
 from adafocus_env.videos.readers import DecodedClip
@@ -176,7 +177,7 @@ class Unreadable(AbstractContextManager["Unreadable"]):
 def listed(failures: Sequence[tuple[str, str]]) -> str:
     """Return text with one line (name and reason) for each of the first failures, and the number of the remaining failures."""
     more = "  and {} more; python -m agents.check_dataset names all of them"
-    return "\n".join(shortened([f"  {name}: {reason}" for name, reason in failures], limit=10, more=more))
+    return "\n".join(shortened([printable(f"  {name}: {reason}") for name, reason in failures], limit=10, more=more))
 
 
 class ClipStore(ClipSource):
@@ -318,6 +319,7 @@ class ClipStore(ClipSource):
             [request(self.settings, *self._views[slot]) for slot in slots],
             num_workers=self._num_workers,
             time_limit=self._time_limit,
+            result=DecodedClip,
         )
         try:
             for task, result in results:

@@ -293,6 +293,7 @@ class Prefetcher:
             [request(self._settings, *self._view(clip)) for clip in order],
             num_workers=self._num_workers,
             time_limit=self._time_limit,
+            result=DecodedClip,
         )
         with contextlib.closing(results):
             for task, result in results:

@@ -75,7 +75,7 @@ def read_track(video: Video, clip: DecodedClip, num_frames: int) -> Track | None
         points = np.array(content["centre"], np.float64)
         side, visible = content.get("side"), content.get("visible")
         side = None if side is None else float(side)
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as problem:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as problem:
         raise InputError(f"its track {video.track} cannot be read: {problem}") from problem
     if points.shape != (clip.num_frames, 2):
         raise InputError(

@@ -78,7 +78,7 @@ def demo(task: DemoTask | str = DEFAULT_TASK, *, val: float = 0.1, num_workers: 
 
 
 def _root(task: DemoTask) -> Path:
-    return cache_folder() / "videos" / f"demo-{task.key}"
+    return cache_folder("videos") / f"demo-{task.key}"
 
 
 def data_name(task: str) -> str:

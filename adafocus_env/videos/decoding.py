@@ -1,5 +1,7 @@
 """Run a function in worker processes that can be killed, because video decoders hang and crash.
 
+The memory of a worker is limited, and its answers are not unpickled (see `adafocus_env.videos.answers`), because videos may be hostile.
+
 Because of open bugs in decord, a call may hang forever while it holds Python's global interpreter lock. Neither a thread nor a signal
 handler can end such a call; only killing the process does. Workers are plain child processes. Workers are not started by `multiprocessing`,
 because its *spawn* runs the user's main script again, and its *fork* copies locks that other threads hold.
@@ -8,8 +10,12 @@ because its *spawn* runs the user's main script again, and its *fork* copies loc
 import contextlib
 import ctypes
 import importlib
+import math
 import os
+import resource
 import signal
+import socket
+import struct
 import subprocess
 import sys
 import tempfile
@@ -17,13 +23,19 @@ import time
 import traceback
 from collections import deque
 from collections.abc import Generator, Sequence
-from dataclasses import dataclass
+from functools import partial
 from multiprocessing.connection import Connection, Pipe, wait
 from typing import Any
+
+from adafocus_env.videos.answers import Failure, receive, send
+from classifiers.errors import InputError
 
 _ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
 _SIGNALS = {each.value: each.name for each in signal.Signals}
 START_LIMIT = 120.0  # seconds that a worker may take to start; without this limit, the caller might wait forever
+PAUSE_LIMIT = 60  # seconds that a worker may pause in the middle of an answer
+MEMORY = "ADAFOCUS_DECODE_GIB"  # environment variable with the limit of a worker's memory
+MEMORY_GIB = 4.0  # its default
 
 # Importing these packages loads Gymnasium or torch. The import takes seconds and hundreds of megabytes, and no worker needs it.
 # A worker therefore replaces the packages by empty packages, and imports only the modules that it needs.
@@ -34,49 +46,58 @@ for name in ("classifiers", "adafocus_env"):
     package.__path__ = importlib.util.find_spec(name).submodule_search_locations
     sys.modules[name] = package
 from adafocus_env.videos.decoding import serve
-serve({descriptor}, {function!r})
+serve({descriptor}, {function!r}, {memory})
 """
 
 
-@dataclass(frozen=True)
-class Failure:
-    """The reason why a task has no result."""
+def memory_limit() -> int:
+    """Return the limit of a worker's memory in bytes, which is ``$ADAFOCUS_DECODE_GIB`` or `MEMORY_GIB`.
 
-    reason: str
+    Raises:
+        InputError: if the value of the environment variable is not a positive number.
+    """
+    text = os.environ.get(MEMORY) or str(MEMORY_GIB)
+    with contextlib.suppress(ValueError):
+        if 0 < (gib := float(text)) < math.inf:
+            return int(gib * 2**30)
+    raise InputError(f"{MEMORY} must be a number above 0, got {text!r}; it is the memory in GiB that one decoding process may use")
 
 
 def run_in_workers(
-    function: str, tasks: Sequence[object], *, num_workers: int, time_limit: float
+    function: str, tasks: Sequence[object], *, num_workers: int, time_limit: float, result: type | None = None
 ) -> Generator[tuple[int, Any], None, None]:
     """Call a function for every task in worker processes, and yield the results in the order of completion.
 
-    If a call raises an error, takes longer than ``time_limit`` or crashes its worker, the result is a `Failure`. A new worker replaces a
-    worker that crashed or was stopped, and continues with the other tasks. If the iterator is closed early or the caller raises an
-    exception, the workers are killed.
+    If a call raises an error, takes longer than ``time_limit``, needs more memory than `memory_limit` or crashes its worker, the result is
+    a `Failure`. A new worker replaces a worker that crashed or was stopped, and continues with the other tasks. If the iterator is closed
+    early or the caller raises an exception, the workers are killed.
 
     Args:
         function: ``module:name`` of a function with one argument. The module should be fast to import, because every worker imports it.
-        tasks: the arguments. Arguments and results are pickled.
+        tasks: the arguments, which are pickled.
         num_workers: maximum number of worker processes.
         time_limit: seconds that one call may take. The start of the worker is not counted.
+        result: the dataclass that the function returns; None: it returns a plain value or an array. See `adafocus_env.videos.answers`.
 
     Yields:
         Pairs (index of the task, result or `Failure`).
 
     Raises:
+        InputError: if the limit of the memory is invalid; see `memory_limit`.
         RuntimeError: if a worker cannot start. The message contains the output of the worker.
     """
+    new_worker = partial(_Worker, function, memory_limit(), (Failure, *([result] if result else [])))
     waiting = deque(enumerate(tasks))
     workers: list[_Worker] = []
     try:
-        workers.extend(_Worker(function) for _ in range(min(max(num_workers, 1), len(waiting))))
+        workers.extend(new_worker() for _ in range(min(max(num_workers, 1), len(waiting))))
         while workers:
             for worker in _ready(workers):
                 finished = worker.finished(time_limit)
                 if not worker.alive:
                     workers.remove(worker)
                     if waiting:
-                        workers.append(_Worker(function))
+                        workers.append(new_worker())
                 elif waiting:
                     worker.assign(*waiting.popleft(), time_limit)
                 else:
@@ -92,12 +113,16 @@ def run_in_workers(
 class _Worker:
     """A child process and its current task."""
 
-    def __init__(self, function: str) -> None:
+    def __init__(self, function: str, memory: int, kinds: Sequence[type]) -> None:
         self.connection, theirs = Pipe()
+        with socket.socket(fileno=os.dup(self.connection.fileno())) as pipe:  # a stopped worker must not block the caller
+            for direction in (socket.SO_RCVTIMEO, socket.SO_SNDTIMEO):
+                pipe.setsockopt(socket.SOL_SOCKET, direction, struct.pack("ll", PAUSE_LIMIT, 0))
+        self._kinds, self._memory = kinds, memory
         self._output = tempfile.TemporaryFile()  # noqa: SIM115  # lives as long as the worker
         with theirs:
-            self._process = subprocess.Popen(
-                [sys.executable, "-c", _START.format(descriptor=theirs.fileno(), function=function)],
+            self._process = subprocess.Popen(  # noqa: S603  # this Python, with the code above
+                [sys.executable, "-c", _START.format(descriptor=theirs.fileno(), function=function, memory=memory)],
                 pass_fds=[theirs.fileno()],
                 stdin=subprocess.DEVNULL,
                 stdout=self._output,
@@ -124,9 +149,13 @@ class _Worker:
             if not self.connection.poll(0):
                 reason = f"it was not finished after {time_limit:g} s and was stopped"
                 return self._failed(number, reason, f"did not start within {START_LIMIT:g} s")
-            answer = self.connection.recv()
+            answer = receive(self.connection, self._kinds)
+        except BlockingIOError:
+            return self._failed(number, f"its process paused for {PAUSE_LIMIT} s in the middle of its answer and was stopped", "paused")
         except (EOFError, OSError):
             return self._died(number)
+        except Exception as problem:  # after any mistake in an answer, the next bytes cannot be understood
+            return self._failed(number, f"its process sent something that is not an answer ({problem!r})", "sent something unexpected")
         return None if number is None else (number, answer)
 
     def stop(self) -> None:
@@ -143,6 +172,8 @@ class _Worker:
         code, written = self._process.returncode, self._written()
         last_words = f": {written.splitlines()[-1]}" if code and code > 0 and written else ""
         reason = f"the process that worked on it died ({_ending(code)}{last_words})"
+        if "bad_alloc" in written:  # decord ends the process when there is no memory
+            reason = _needs_more_memory(self._memory)
         return self._failed(number, reason, f"could not start: {_ending(code)}")
 
     def _failed(self, number: int | None, reason: str, start_problem: str) -> tuple[int, Failure]:
@@ -154,8 +185,8 @@ class _Worker:
         return number, Failure(reason)
 
     def _written(self) -> str:
-        self._output.seek(0)
-        return self._output.read().decode(errors="replace")[-4000:].strip()
+        self._output.seek(max(0, self._output.seek(0, os.SEEK_END) - 4000))
+        return self._output.read().decode(errors="replace").strip()
 
 
 def _ready(workers: list[_Worker]) -> list[_Worker]:
@@ -171,25 +202,35 @@ def _ending(code: int | None) -> str:
     return f"exit code {code}" if code >= 0 else f"signal {_SIGNALS.get(-code, -code)}"
 
 
-def serve(descriptor: int, function: str) -> None:
+def _needs_more_memory(memory: int) -> str:
+    return f"it needs more memory than the limit of {memory / 2**30:g} GiB, which the variable {MEMORY} sets"
+
+
+def serve(descriptor: int, function: str, memory: int) -> None:
     """Run the worker: receive tasks on the connection ``descriptor`` and send the results, until the other end is closed.
 
     Args:
         descriptor: file descriptor of an inherited duplex connection.
         function: ``module:name``, called with every task.
+        memory: maximum number of bytes of writable memory.
     """
+    for what, limit in ((resource.RLIMIT_DATA, memory), (resource.RLIMIT_CORE, 0)):  # a crash must not fill the disk, either
+        hard = resource.getrlimit(what)[1]
+        resource.setrlimit(what, (limit, limit) if hard == resource.RLIM_INFINITY else (min(limit, hard),) * 2)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C in a terminal reaches the whole process group; only the parent should react
     if sys.platform == "linux":  # a hanging process would not detect that the connection is closed
         ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # 1 = PR_SET_PDEATHSIG
     module, _, name = function.partition(":")
     call = getattr(importlib.import_module(module), name)
     with Connection(descriptor) as connection, contextlib.suppress(EOFError, OSError):
-        connection.send(None)
+        send(connection, None)
         while True:
             task = connection.recv()
             try:
                 result = call(task)
+            except MemoryError:
+                result = Failure(_needs_more_memory(memory))
             except Exception as problem:  # the message of an InputError, which is a ValueError, is complete
                 described = "".join(traceback.format_exception_only(problem)).strip()
                 result = Failure(str(problem) if isinstance(problem, ValueError) else described)
-            connection.send(result)
+            send(connection, result)

@@ -18,16 +18,10 @@ from numpy.typing import NDArray
 
 from adafocus_env.videos.containers import PYAV_SUFFIXES, stated_size
 from adafocus_env.videos.frame_sampling import ORDERS, segment_indices
-from classifiers.errors import InputError, refuse_if
+from adafocus_env.videos.frame_size import DecodeError, check_size, resized
+from classifiers.errors import refuse_if
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png")
-
-
-class DecodeError(InputError):
-    """Raised if a video cannot be read. The arguments of the error are the file and the reason. The error message names both."""
-
-    def __str__(self) -> str:
-        return "cannot read the video {}: {}".format(*self.args)
 
 
 class FrameReader(Protocol):
@@ -57,7 +51,7 @@ class FrameReader(Protocol):
             (n, H, W, 3) uint8.
 
         Raises:
-            DecodeError: if a frame cannot be read.
+            DecodeError: if a frame cannot be read, or if the frames are too large; see `check_size`.
         """
 
 
@@ -101,23 +95,12 @@ def _from_first(times: NDArray[np.floating]) -> NDArray[np.float64]:
     return np.sort(times).astype(np.float64) - times.min()
 
 
-def resized(height: int, width: int, short_side: int | None) -> tuple[int, int]:
-    """Return the (height, width) of a frame whose shorter side is resized to ``short_side``.
-
-    The aspect ratio stays the same, except for rounding to whole pixels.
-    """
-    if short_side is None or min(height, width) == short_side:
-        return height, width
-    scale = short_side / min(height, width)
-    return max(round(height * scale), short_side), max(round(width * scale), short_side)
-
-
 @contextlib.contextmanager
 def _reading(path: Path, package: str) -> Iterator[None]:
-    """Run the body of the ``with`` statement, and convert the errors of a package to `DecodeError`."""
+    """Run the body of the ``with`` statement, and convert all errors of a package except `MemoryError` to `DecodeError`."""
     try:
         yield
-    except DecodeError:
+    except (DecodeError, MemoryError):
         raise
     except Exception as problem:
         reason = str(problem).splitlines()[0].rpartition("Error: ")[2]
@@ -139,6 +122,7 @@ class DecordReader:
         with _reading(self._path, "decord"):
             height, width, channels = self._video[0].shape
             self.fps: float | None = float(self._video.get_avg_fps()) or None
+        check_size(path, height, width)
         self.turned = channels != 3
         self.size = self._decoded_size = (int(height), int(width))
 
@@ -148,6 +132,7 @@ class DecordReader:
     def get_frames(self, indices: Sequence[int] | NDArray[np.int64], short_side: int | None = None) -> NDArray[np.uint8]:
         """See `FrameReader.get_frames`."""
         size = resized(*self.size, short_side)
+        check_size(self._path, *size, len(indices))
         try:
             if size != self._decoded_size:
                 self._video, self._decoded_size = self._open(*size), size
@@ -212,6 +197,7 @@ class PyAVReader:
             for number, frame in zip(range(max(numbers) + 1), container.decode(video=0), strict=False):
                 if number in numbers:
                     height, width = resized(frame.height, frame.width, short_side)
+                    check_size(self._path, height, width, len(numbers))
                     image = frame.reformat(width=width, height=height, format="rgb24").to_ndarray()
                     found[number] = np.rot90(image, round(getattr(frame, "rotation", 0) / 90))  # rotate for display
         if missing := [number for number in numbers if number not in found]:
@@ -230,11 +216,16 @@ class PyAVReader:
 
         try:
             container = av.open(str(self._path))
+        except MemoryError:
+            raise
         except Exception as problem:
             raise DecodeError(self._path, "it is truncated or not a video (PyAV cannot open it)") from problem
-        if not container.streams.video:
-            container.close()
-            raise DecodeError(self._path, "it has no video stream")
+        with contextlib.ExitStack() as closing:
+            closing.callback(container.close)
+            refuse_if(not container.streams.video, DecodeError(self._path, "it has no video stream"))
+            if context := container.streams.video[0].codec_context:  # None if there is no decoder
+                check_size(self._path, context.height, context.width)
+            closing.pop_all()
         return container
 
 
@@ -271,6 +262,7 @@ class FolderReader:
     def get_frames(self, indices: Sequence[int] | NDArray[np.int64], short_side: int | None = None) -> NDArray[np.uint8]:
         """See `FrameReader.get_frames`. All requested images must have the same size."""
         files = [self._files[int(i)] for i in indices]
+        check_size(self._path, *resized(*self.size, short_side), len(files))
         images = {file: self._image(file, short_side) for file in dict.fromkeys(files)}
         if others := [file.name for file, image in images.items() if image.shape != images[files[0]].shape]:
             raise DecodeError(self._path, f"its images differ in size: {files[0].name} and {others[0]}")
@@ -285,9 +277,13 @@ class FolderReader:
 
         try:
             with Image.open(file) as image:
+                check_size(self._path, image.height, image.width)
                 height, width = resized(image.height, image.width, short_side)
+                check_size(self._path, height, width)
                 return np.asarray(image.convert("RGB").resize((width, height), Image.Resampling.BILINEAR))
-        except (OSError, ValueError, SyntaxError) as problem:  # PIL raises SyntaxError for some broken PNG files
+        except DecodeError:
+            raise
+        except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as problem:  # SyntaxError: some broken PNG files
             raise DecodeError(self._path, f"its image {file.name} cannot be read ({str(problem).splitlines()[0]})") from problem
 
 

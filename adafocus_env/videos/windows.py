@@ -10,9 +10,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from adafocus_env.videos.frame_sampling import ORDERS, segment_indices
-from adafocus_env.videos.readers import open_reader
+from adafocus_env.videos.readers import DecodeError, open_reader
+from classifiers.errors import refuse_if
 
 ROUNDING = 1e-3  # seconds: containers store times as milliseconds
+MAX_WINDOWS = 1_000_000  # of one video; the times in a hostile file may span centuries
 
 
 @dataclass(frozen=True)
@@ -76,13 +78,18 @@ def decode_windows(request: WindowRequest) -> DecodedWindows:
     """Open the video and decode the frames of some windows.
 
     Raises:
-        DecodeError: if the video cannot be read.
+        DecodeError: if the video cannot be read, or has more than `MAX_WINDOWS` windows.
     """
     reader = open_reader(request.path)
     times = reader.times()
     if times is None or len(times) != len(reader):
         times = np.arange(len(reader)) / (reader.fps or request.fps)
     duration = duration_of(times, 1 / (reader.fps or request.fps))
+    step = duration if request.window is None else request.stride or request.window
+    refuse_if(
+        duration > step * MAX_WINDOWS,
+        DecodeError(request.path, f"it lasts {duration:g} s, which is more than {MAX_WINDOWS:,} windows at a distance of {step:g} s"),
+    )
     spans = window_spans(duration, request.window, request.stride)
     chosen = spans[request.first : request.first + request.windows_at_once]
     counts = [request.num_frames, *([request.glance_frames] if request.glance_frames else [])]

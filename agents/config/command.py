@@ -84,7 +84,9 @@ def say(message: str) -> None:
     """Print a message on stderr without markup, colours or added line breaks. (A line break could split a path.)"""
     from rich.console import Console
 
-    Console(stderr=True).print(message, markup=False, highlight=False, soft_wrap=True, emoji=False)
+    from adafocus_env.terminal import printable
+
+    Console(stderr=True).print(printable(message), markup=False, highlight=False, soft_wrap=True, emoji=False)
 
 
 @dataclass(frozen=True)

@@ -104,6 +104,11 @@ def plain_text(text: str) -> str:
     return re.sub(r"(\\*)\$\{", lambda match: match[1] * 2 + r"\${", text)
 
 
+def unescaped_text(text: str) -> str:
+    """Return the text that `plain_text` escaped."""
+    return re.sub(r"(\\+)\$\{", lambda match: match[1][: len(match[1]) // 2] + "${", text)
+
+
 def primary(config_name: str, package: str) -> tuple[dict[str, str | None], dict[str, Any]]:
     """Return the groups that the primary YAML file names, with their choices, and the values that the file sets."""
     import yaml

@@ -249,4 +249,4 @@ def exit_file(policy: Path | str) -> Path:
 
     The file is in the policy's folder or, for a bundled policy, in the cache folder.
     """
-    return cache_folder() / "exit" / f"{policy}.json" if str(policy) in BUNDLED else Path(policy) / EXIT_FILE
+    return cache_folder("exit") / f"{policy}.json" if str(policy) in BUNDLED else Path(policy) / EXIT_FILE

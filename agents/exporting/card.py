@@ -47,7 +47,9 @@ def card_text(trained: Trained, format: str, **more: Any) -> str:
 
 
 _LOADER = PackageLoader("agents.exporting", ".")
-_TEMPLATE = Environment(loader=_LOADER, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True).get_template("card.md")
+_TEMPLATE = Environment(  # noqa: S701  # the card is Markdown, in which HTML's escapes would be shown
+    loader=_LOADER, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+).get_template("card.md")
 
 
 def _actions(policy: PolicyNetwork) -> str:

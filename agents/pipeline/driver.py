@@ -14,12 +14,12 @@ from typing import Any, cast
 
 import numpy as np
 import torch
-from rich.markup import escape
 from rich.table import Column, Table
 from stable_baselines3.common.utils import set_random_seed
 
 from adafocus_env import distributed
 from adafocus_env.clips.store import ClipSource
+from adafocus_env.terminal import plain
 from agents.config.settings import EnvConfig, PPOConfig, SupervisedConfig, TrainStages
 from agents.evaluation.evaluate import batches, evaluate_policy
 from agents.pipeline.builders import Clips, features_of
@@ -318,7 +318,7 @@ def ablation(
 def ablation_table(rows: Sequence[dict[str, Any]], title: str) -> Table:
     """Return a table of the rows, in 80 columns; ``title`` names the clips."""
     numbers = [Column(name, justify="right") for name in ("top-1", "confidence", "validation")]
-    table = Table(Column("after", no_wrap=True), Column("patches"), *numbers, title=escape(f"what each stage adds: {title}"))
+    table = Table(Column("after", no_wrap=True), Column("patches"), *numbers, title=plain(f"what each stage adds: {title}"))
     for row in rows:
         name = f"{row['after']} ◂" if row["chosen"] else row["after"]
         val = f"{row['val_top1']:.1%}" if "val_top1" in row else "–"

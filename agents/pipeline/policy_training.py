@@ -64,7 +64,7 @@ def trained_classifier(run: TrainingRun, clips: Clips) -> Classifier:
         "stages": {stage: settings for stage, settings in asdict(config.stages).items() if stage != "finetune"},
         "video_div": config.env.video_div,
     }  # fmt: skip
-    folder = cache_folder() / "classifiers" / hashlib.sha256(json.dumps(list(origin.values())).encode()).hexdigest()[:16]
+    folder = cache_folder("classifiers") / hashlib.sha256(json.dumps(list(origin.values())).encode()).hexdigest()[:16]
     with exclusive(folder.with_suffix(".lock"), f"the classifier in {folder}"):
         if (folder / checkpoint.CARD).exists():
             display.say(f"classifier: the one trained before on this data set ({folder})")

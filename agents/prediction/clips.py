@@ -129,4 +129,4 @@ def decode(
 
 def _decode(requests: Sequence[WindowRequest], num_workers: int, time_limit: float):  # type: ignore[no-untyped-def]  # see `run_in_workers`
     function = "adafocus_env.videos.windows:decode_windows"
-    return run_in_workers(function, requests, num_workers=num_workers, time_limit=time_limit)
+    return run_in_workers(function, requests, num_workers=num_workers, time_limit=time_limit, result=DecodedWindows)

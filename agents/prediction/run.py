@@ -11,6 +11,7 @@ from typing import Any
 
 from rich.table import Table
 
+from adafocus_env.terminal import plain
 from agents.config.settings import Predict
 from agents.prediction.checkpoints import check_plugin
 from agents.prediction.output import PREDICTIONS, OutputFolder
@@ -146,9 +147,9 @@ def _say_what_was_made(
     if last is None:
         return
     if single:
-        table = Table("class", "probability", title=f"{last.file}: {last.macs / 1e9:.3g} GFLOPs", title_justify="left")
+        table = Table("class", "probability", title=plain(f"{last.file}: {last.macs / 1e9:.3g} GFLOPs"), title_justify="left")
         for name, probability in list(zip(last.classes, last.probabilities, strict=True))[:TOP]:
-            table.add_row(name, f"{probability:.1%}")
+            table.add_row(plain(name), f"{probability:.1%}")
         display.console.print(table)
     made = [PREDICTIONS, *(path.name if single else f"*{SUFFIXES[kind]}" for kind, path in pictures[last.file])]
     display.say(f"saved to {output.folder}: {', '.join(made)}" + ("" if single else f"; {count_of(count, 'new prediction')}"))

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import sys
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -25,6 +26,8 @@ from classifiers.checkpoint import CHECKSUM, from_fields, read_json
 from classifiers.errors import InputError, refuse_if
 
 WEIGHTS, CARD = "model.safetensors", "model.json"
+KNOWN_PACKAGES = ("stable_baselines3", "sb3_contrib", "agents")
+"""A card may name classes of these packages. Classes of other modules are used only if the user has named the module."""
 
 
 class TrainedModel:
@@ -95,6 +98,8 @@ class ModelCard:
             "signature" in card, f"{path} was written by an earlier version, whose models are not read; train it again with force=true"
         )
         try:
+            for name, kind in (("algo", str), ("observation", str), ("classifier", str), ("settings", dict)):
+                refuse_if(not isinstance(card[name], kind), TypeError(f"{name} is a {type(card[name]).__name__}, not a {kind.__name__}"))
             about = {**card["interface"], "map_shape": tuple(card["interface"]["map_shape"])}
             about |= {name: space_from_json(about[name]) for name in ("observation_space", "action_space")}
             network = from_fields(NetworkConfig, {"name": "published", **card["network"]}, path)  # the only kind in earlier versions
@@ -122,12 +127,21 @@ def load_model(folder: Path, device: torch.device | str) -> TrainedModel:
     """Build the model that the card in ``folder`` describes, and load its weights.
 
     Raises:
-        InputError: if there is no model, if its class cannot be imported, or if card and weights do not match.
+        InputError: if there is no model, if its class is in a module that the user has not named, if the class cannot be imported, or if
+            card and weights do not match.
     """
     card = ModelCard.read(folder)
+    module = card.algo.rpartition(".")[0]
+    refuse_if(
+        module and module.split(".")[0] not in KNOWN_PACKAGES and module not in sys.modules,  # a plugin has been imported before
+        f"{folder / CARD} names the class {card.algo}; its module is imported only if you say so: add plugin={module}",
+    )
     config = AlgoConfig(name=card.algo, observation=card.observation, settings=card.settings)
     state = State.read(folder / WEIGHTS)
-    model = rebuild_model(card.interface, config, card.network, str(device))
+    try:
+        model = rebuild_model(card.interface, config, card.network, str(device))
+    except (TypeError, AssertionError, KeyError, RuntimeError) as problem:
+        raise InputError(f"{folder / CARD} does not describe a model ({problem!r})") from problem
     try:
         restore_model(model, state)
     except MisfitError as problem:
@@ -230,10 +244,12 @@ def read_pointer(folder: Path) -> tuple[Path, dict[str, Any]]:
         content: dict[str, Any] = json.loads(pointer.read_text(encoding="utf-8"))
         checksum = content.pop(CHECKSUM, None)  # states of earlier versions lack it
         refuse_if(checksum not in (None, _checksum(content)), "its checksum is wrong: some of its bytes have changed")
-        return folder / content.pop("file"), content
+        path = folder / (name := content.pop("file"))
     except (ValueError, KeyError, AttributeError, TypeError, OSError) as problem:
         reason = problem if isinstance(problem, InputError) else repr(problem)
         raise InputError(f"{pointer} cannot be read ({reason}); {START_OVER}") from problem
+    refuse_if(path.name != name, f"{pointer} must name a file beside it, got {name!r}; {START_OVER}")
+    return path, content
 
 
 def _checksum(content: Mapping[str, Any]) -> str:

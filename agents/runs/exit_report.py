@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from matplotlib.figure import Figure
-from rich.markup import escape
 from rich.table import Column, Table
 
+from adafocus_env.terminal import plain
 from agents.evaluation.conditional_exit import ExitFit
 from agents.evaluation.exit_curve import exit_curve, stop
 from agents.evaluation.metrics import ACCURACIES, PolicyEvaluation, summarize
@@ -57,7 +57,7 @@ class ExitChoice:
 
 def exit_table(curve: Sequence[Mapping[str, float]], title: str, metric: str) -> Table:
     """Return a table of some points of a curve, with p, the accuracy, the GFLOPs per video and the steps before the exit."""
-    shown = Table(*(Column(name, justify="right") for name in ("p", ACCURACIES[metric], "GFLOPs", "steps")), title=escape(title))
+    shown = Table(*(Column(name, justify="right") for name in ("p", ACCURACIES[metric], "GFLOPs", "steps")), title=plain(title))
     for point in curve[::EVERY]:
         shown.add_row(f"{point['p']:.1f}", f"{point[metric]:.1%}", f"{point['gflops']:.4f}", f"{point['steps']:.2f}")
     return shown

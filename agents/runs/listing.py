@@ -13,10 +13,10 @@ from typing import Any
 import numpy as np
 from rich import box
 from rich.console import Console, JustifyMethod
-from rich.markup import escape
 from rich.table import Table
 
 from adafocus_env.demo.task import DEFAULT_TASK
+from adafocus_env.terminal import plain, printable
 from agents.config.compose import flat
 from agents.config.settings import ListRuns
 from agents.evaluation.metrics import share_of_gap
@@ -93,7 +93,7 @@ def show(runs: Sequence[Run], console: Console) -> None:
             console.print(each)
     for run in runs:
         if run.broken:
-            console.print(f"{run.run}: {run.broken}", style="red", highlight=False, markup=False, soft_wrap=True)
+            console.print(printable(f"{run.run}: {run.broken}"), style="red", highlight=False, markup=False, soft_wrap=True, emoji=False)
     if not runs:
         console.print("no run folders", highlight=False)
 
@@ -192,7 +192,8 @@ def table(data: str, runs: Iterable[Run]) -> Table:
         accuracies = ["–" if value is None else f"{100 * value:.1f}" for value in values]
         gflops = "–" if run.gflops is None else f"{run.gflops:.3g}"
         seconds = "–" if run.seconds is None else str(timedelta(seconds=round(run.seconds)))
-        shown.add_row(run.run, run.command, str(run.seed), run.state, *accuracies, gflops, seconds, str(run.date)[: len("2000-12-31")])
+        names = map(plain, (run.run, run.command, run.seed, run.state))
+        shown.add_row(*names, *accuracies, gflops, seconds, str(run.date)[: len("2000-12-31")])
     return shown
 
 
@@ -210,13 +211,13 @@ def summary(runs: Iterable[Run]) -> Table | None:
         seeds = ", ".join(str(seed) for seed in sorted({run.seed for run in same if run.seed is not None}))
         values = [_mean([getattr(run, key) for run in same]) for key in ("learned", "random", "gap")]
         common = commonprefix([run.run for run in same]) + "*"  # noqa: RUF071 (sweep/seed=* for sweep/seed=1 and sweep/seed=2)
-        shown.add_row(common, same[0].command, same[0].data, seeds, *values)
+        shown.add_row(*map(plain, (common, same[0].command, same[0].data, seeds)), *values)
     shown.caption = "± is half the width of a 95 % confidence interval of the mean over seeds"
     return shown
 
 
 def _empty(title: str, *headings: str) -> Table:
-    title = escape(title)
+    title = plain(title)
     shown = Table(title=title, title_justify="left", caption_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
     for heading in headings:
         folds = heading in ("run", "runs", "state", "data", "seeds")

@@ -11,7 +11,7 @@ from typing import Any
 
 from stable_baselines3.common.logger import KVWriter, Logger, TensorBoardOutputFormat
 
-from agents.runs.run_dir import TENSORBOARD, WANDB_ID, RunDir
+from agents.runs.run_dir import METRICS, TENSORBOARD, WANDB_ID, RunDir
 from classifiers.atomic_files import write_text
 from classifiers.errors import InputError, lookup
 
@@ -119,7 +119,8 @@ class Curves:
     def _step(self, curve: str, line: Mapping[str, object]) -> int:
         """Return the number of epochs or steps so far, in the earlier rounds and this round together."""
         done = next((line[key] for key in STEPS if key in line), self._count)
-        assert isinstance(done, int)
+        if not isinstance(done, int):
+            raise InputError(f"{self._run.path(METRICS)} must count steps or epochs in integers, got {done!r}; force=true starts over")
         number, before = self._rounds.get(curve, (line.get("round"), 0))
         if number != line.get("round"):
             before = self._ends[curve]

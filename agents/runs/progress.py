@@ -12,6 +12,8 @@ from rich.console import Console, RenderableType
 from rich.progress import BarColumn, Progress, Task, TaskProgressColumn, TextColumn, TimeRemainingColumn
 from rich.text import Text
 
+from adafocus_env.terminal import printable
+
 REFRESHES = 2  # refreshes of the bars per second, on a terminal
 PATIENCE = 30.0  # after so many seconds without output, a line about the work in progress is logged
 
@@ -86,7 +88,7 @@ class Display:
     def say(self, text: str) -> None:
         """Print a line above the bars."""
         self._said_at = self._clock()
-        self.console.print(text, highlight=False, markup=False, soft_wrap=True)
+        self.console.print(printable(text), highlight=False, markup=False, soft_wrap=True, emoji=False)
 
     def bar(self, description: str, total: float, done: int = 0, *, unit: str = "", clips: float = 0) -> Bar:
         """Add a bar.

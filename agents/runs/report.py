@@ -4,10 +4,10 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from rich.markup import escape
 from rich.table import Column, Table
 
 from adafocus_env.features.live import Features
+from adafocus_env.terminal import plain
 from agents.evaluation.evaluate import evaluate, flops_of, policy_macs
 from agents.evaluation.looking import verdict
 from agents.evaluation.metrics import ACCURACIES, COVERED, add_gaps, table_columns
@@ -131,7 +131,7 @@ def table(measures: Mapping[str, Mapping[str, Any]], title: str, metric: str = "
     """
     columns = table_columns(measures.values(), metric)
     headings = [Column("policy", no_wrap=True), *(Column(each.heading, justify="right", no_wrap=True) for each in columns.values())]
-    shown = Table(*headings, title=escape(title), caption="\n".join(_caption(measures, columns)))
+    shown = Table(*headings, title=plain(title), caption="\n".join(_caption(measures, columns)))
     for name in [each for each in (LEARNED, EXIT, *ORDER[1:]) if each in measures]:
         cells = [format(measures[name][key], column.format) if key in measures[name] else "–" for key, column in columns.items()]
         shown.add_row(name, *cells, style="bold" if name == "learned" else None)

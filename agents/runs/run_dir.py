@@ -15,7 +15,7 @@ from typing import Any
 from filelock import FileLock, Timeout
 from omegaconf import OmegaConf
 
-from agents.config.compose import flat, plain_text
+from agents.config.compose import flat, plain_text, unescaped_text
 from agents.runs.system import system_information
 from classifiers.atomic_files import write_text
 from classifiers.errors import InputError
@@ -252,9 +252,19 @@ def _to_yaml(config: Mapping[str, Any]) -> str:
 
 
 def _from_yaml(text: str) -> dict[str, Any]:
-    config = OmegaConf.to_container(OmegaConf.create(text), resolve=True)
-    assert isinstance(config, dict)
-    return {str(key): value for key, value in config.items()}
+    """Return the values of a YAML file. Interpolations are not resolved, because the file may be of somebody else: they stay as text."""
+    config = OmegaConf.to_container(OmegaConf.create(text))
+    if not isinstance(config, dict):
+        raise TypeError(f"it is a {type(config).__name__} in place of keys and values")
+    return {str(key): _unescaped(value) for key, value in config.items()}
+
+
+def _unescaped(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _unescaped(each) for key, each in value.items()}
+    if isinstance(value, list):
+        return [_unescaped(each) for each in value]
+    return unescaped_text(value) if isinstance(value, str) else value
 
 
 def _escaped(value: Any) -> Any:

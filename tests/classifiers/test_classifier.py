@@ -465,6 +465,7 @@ def test_pickles_are_refused_and_never_run(saved, write, monkeypatch, tmp_path):
     [
         (None, rf"holds no {CARD}; give the folder of a checkpoint \(bundled classifiers: \['demo'.*\]\)"),
         ("{", rf"{CARD} is not valid JSON \(.+\); train or copy the checkpoint again"),
+        ("[" * 100_000, rf"{CARD} is not valid JSON"),
         (b"\xff\xfe\x00", rf"{CARD} is not valid JSON"),
         ("[]", rf"{CARD} holds a list, not an object"),
         ("{}", rf"{CARD}: .*missing .*'glancer'"),

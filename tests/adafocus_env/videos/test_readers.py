@@ -1,4 +1,6 @@
 import pickle
+import struct
+import zlib
 
 import av
 import numpy as np
@@ -8,7 +10,7 @@ from hypothesis import strategies as st
 from PIL import Image
 from videos import cut_in_half, square_frames, turn, write_video
 
-from adafocus_env.videos import readers
+from adafocus_env.videos import frame_size, readers
 from adafocus_env.videos.containers import stated_size
 from adafocus_env.videos.readers import DecodeError, DecodeRequest, FolderReader, PyAVReader, decode_clip, open_reader
 from classifiers.errors import InputError
@@ -204,6 +206,46 @@ def test_broken_folders_are_named_with_the_reason(tmp_path):
     cut_in_half(folder / "image_00001.png")
     with pytest.raises(DecodeError, match=r"its image image_00001.png cannot be read"):
         open_reader(folder)
+
+
+def with_stated_size(png, height, width):
+    """Change the size in the header of a PNG file."""
+    data = bytearray(png.read_bytes())
+    data[16:24] = struct.pack(">2I", width, height)
+    data[29:33] = struct.pack(">I", zlib.crc32(data[12:29]))
+    png.write_bytes(data)
+
+
+@pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")
+@pytest.mark.parametrize(("height", "width"), [(30_000, 30_000), (10_000, 13_500)])  # PIL refuses only the first
+def test_an_image_that_states_a_huge_size_is_refused_before_it_is_read(tmp_path, height, width):
+    folder = write_images(tmp_path / "video", square_frames(1))
+    with_stated_size(folder / "image_00001.png", height, width)
+    with pytest.raises(DecodeError, match=r"must have at most 134,217,728 pixels, got 10,000 × 13,500|decompression bomb"):
+        open_reader(folder)
+
+
+def test_a_video_of_huge_frames_is_refused(tmp_path, monkeypatch, only_reader):
+    monkeypatch.setattr(frame_size, "MAX_PIXELS", 48 * 64 - 1)
+    for suffix in (".mp4", ".avi"):
+        path = write_video(tmp_path / f"a{suffix}", square_frames(4))
+        with pytest.raises(DecodeError, match=r"its frames must have at most 3,071 pixels, got 48 × 64; convert it to a smaller size"):
+            open_reader(path)
+
+
+def test_a_thin_video_cannot_become_huge_by_resizing(tmp_path, only_reader):
+    folder = write_images(tmp_path / "video", np.zeros((1, 1, 4000, 3), np.uint8))
+    with pytest.raises(DecodeError, match=r"at most 134,217,728 pixels, got 256 × 1,024,000"):
+        open_reader(folder).get_frames([0], short_side=256)
+
+
+def test_too_many_bytes_of_frames_are_refused(tmp_path, monkeypatch, only_reader):
+    monkeypatch.setattr(frame_size, "MAX_BYTES", 3 * 48 * 64 * 3)
+    for path in (write_video(tmp_path / "a.mp4", square_frames(8)), write_images(tmp_path / "video", square_frames(8))):
+        reader = open_reader(path)
+        assert reader.get_frames([0, 1, 2]).shape == (3, 48, 64, 3)
+        with pytest.raises(DecodeError, match=r"4 frames of 48 × 64 pixels take more than \d GiB; read fewer"):
+            reader.get_frames([0, 1, 2, 3])
 
 
 def test_decode_errors_are_input_errors_and_can_be_pickled(tmp_path):

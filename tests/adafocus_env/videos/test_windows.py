@@ -4,7 +4,7 @@ from videos import square_frames, write_video
 
 from adafocus_env.videos import readers
 from adafocus_env.videos.frame_sampling import segment_indices
-from adafocus_env.videos.readers import PyAVReader, open_reader
+from adafocus_env.videos.readers import DecodeError, PyAVReader, open_reader
 from adafocus_env.videos.windows import WindowRequest, decode_windows, duration_of, frames_in, window_spans
 
 UNEVEN = [*np.arange(20) * 0.02, *(0.4 + np.arange(10) * 0.2)]  # 50 frames per second, then 5
@@ -88,3 +88,10 @@ def test_where_a_file_does_not_say_its_times_the_mean_rate_does(tmp_path, monkey
     monkeypatch.setattr(PyAVReader, "times", lambda self: None)
     path = write_video(tmp_path / "a.mp4", square_frames(20), fps=10)
     assert np.allclose(decode_windows(WindowRequest(path, 4, 48)).times, [[0.2, 0.7, 1.2, 1.7]])
+
+
+def test_a_video_whose_times_span_too_many_windows_is_refused(tmp_path):
+    path = write_video(tmp_path / "a.mp4", square_frames(12))
+    with pytest.raises(DecodeError, match=r"a\.mp4: it lasts 0\.48 s, which is more than 1,000,000 windows at a distance of 1e-07 s"):
+        decode_windows(WindowRequest(path, 4, 24, window=0.1, stride=1e-7))
+    assert len(decode_windows(WindowRequest(path, 4, 24, stride=1e-7)).spans) == 1

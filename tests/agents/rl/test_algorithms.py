@@ -3,6 +3,7 @@
 import json
 import shutil
 import signal
+import sys
 from dataclasses import replace
 from functools import partial
 
@@ -24,6 +25,7 @@ from adafocus_env.features.memory_bank import MemoryBank
 from adafocus_env.observation import OBSERVATIONS
 from agents import evaluate, train, train_ppo
 from agents.config.command import compose_config
+from agents.config.plugin import import_plugin
 from agents.config.settings import Evaluate, Train, TrainPPO
 from agents.evaluation.evaluate import evaluate_policy
 from agents.policies.baselines import RULES
@@ -218,8 +220,6 @@ def test_a_class_that_is_none_is_refused(name, message):
 
 
 def test_sb3_contrib_that_is_missing_is_named(monkeypatch):
-    import sys
-
     monkeypatch.setitem(sys.modules, "sb3_contrib", None)
     with pytest.raises(InputError, match=r"algo\.name=tqc: there is no module 'sb3_contrib'; pip install sb3-contrib"):
         class_of("tqc")
@@ -314,8 +314,25 @@ def test_a_model_with_another_card_or_other_weights_is_refused(dqn, tmp_path):
     refused(r"model\.safetensors does not fit model\.json: policy \(.*\) differs: .*; train or copy the model again", network=wider)
     refused(r"model\.safetensors does not fit model\.json: it is of a DQN, the model is a QRDQN; train or copy", algo="qrdqn")
     refused(r"algo\.name='dqm' is not known; did you mean 'dqn'", algo="dqm")
+    refused(r"model\.json does not describe a model \(TypeError\('algo is a int, not a str'\)\)", algo=3)
+    refused(r"model\.json does not describe a model \(TypeError\(.*no_such", settings={**card["settings"], "no_such": 1})
     (copied / "model.safetensors").unlink()
     refused(r"model\.safetensors is missing")
+
+
+def test_a_card_imports_no_module_that_the_user_has_not_named(dqn, tmp_path, monkeypatch):
+    copied = shutil.copytree(dqn / "checkpoints" / "best", tmp_path / "best")
+    card = json.loads((copied / "model.json").read_text())
+    (copied / "model.json").write_text(json.dumps({**card, "algo": "algorithm_of_a_stranger.DQN"}))
+    (tmp_path / "algorithm_of_a_stranger.py").write_text("import stable_baselines3\n\nclass DQN(stable_baselines3.DQN):\n    pass\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    message = r"model\.json names the class algorithm_of_a_stranger\.DQN; its module is imported only if you say so: add plugin=algorithm"
+    with pytest.raises(InputError, match=message):
+        load_model(copied, "cpu")
+    assert "algorithm_of_a_stranger" not in sys.modules
+    import_plugin("algorithm_of_a_stranger")
+    assert type(load_model(copied, "cpu").model).__module__ == "algorithm_of_a_stranger"
+    del sys.modules["algorithm_of_a_stranger"]
 
 
 @pytest.mark.parametrize("space", [

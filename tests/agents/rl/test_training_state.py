@@ -1,6 +1,7 @@
 """The saved state of a training, for any algorithm. It consists of tensors and plain values, and no pickle is read."""
 
 import io
+import json
 import pickle
 import random
 import re
@@ -287,6 +288,13 @@ def test_no_file_is_unpickled(stopped, tmp_path, bank, monkeypatch):
         (lambda file: (file.parent / "last.json").write_text("{"), r"last\.json cannot be read \(.*\); force=true starts the run over"),
         (lambda file: (file.parent / "last.json").write_text("{}"), r"last\.json cannot be read \(KeyError\('file'\)\); force=true"),
         (lambda file: (file.parent / "last.json").write_text("[]"), r"last\.json cannot be read \(TypeError"),
+        *[
+            (
+                lambda file, name=name: (file.parent / "last.json").write_text(json.dumps({"file": name})),
+                rf"last\.json must name a file beside it, got '{name}'; force=true starts the run over",
+            )
+            for name in ("../dqn-32.safetensors", "/a/dqn-32.safetensors", "below/dqn-32.safetensors", "")
+        ],
     ],
 )
 def test_files_that_cannot_be_read_say_what_to_do(stopped, tmp_path, bank, spoil, message):

@@ -54,6 +54,15 @@ def test_all_stages_are_drawn_and_later_rounds_go_on_where_those_before_ended(tm
     assert drawn(tmp_path) == WHOLE
 
 
+def test_a_file_of_metrics_with_other_counts_is_named(tmp_path):
+    start(tmp_path, LINES)
+    metrics = tmp_path / "metrics.jsonl"
+    metrics.write_text(metrics.read_text().replace('"steps": 64', '"steps": "64"'))
+    message = r"metrics\.jsonl must count steps or epochs in integers, got '64'; force=true starts over"
+    with pytest.raises(InputError, match=message):
+        start(tmp_path, LINES[:1])
+
+
 @pytest.mark.parametrize("kept", range(len(LINES) + 1))
 def test_a_run_that_goes_on_draws_every_point_once(kept, tmp_path):
     start(tmp_path, LINES)

@@ -46,6 +46,12 @@ def test_strings_that_read_as_another_type_stay_strings(tmp_path):
         assert folder.config() == texts
 
 
+def test_values_of_somebody_elses_config_are_not_looked_up(tmp_path, monkeypatch):
+    monkeypatch.setenv("SECRET", "password")
+    (tmp_path / "config.yaml").write_text("a: ${oc.env:SECRET}\nb: ['${a}', '\\\\\\${a}']\n")
+    assert RunDir(tmp_path).config() == {"a": "${oc.env:SECRET}", "b": ["${a}", "\\${a}"]}
+
+
 def test_the_same_config_resumes_and_execution_keys_may_change(tmp_path):
     with opened(tmp_path) as folder:
         folder.log({"step": 1})
@@ -124,6 +130,9 @@ def test_a_path_of_a_file_is_refused(tmp_path):
 def test_a_broken_config_is_named(tmp_path):
     (tmp_path / "config.yaml").write_text("a: [1")
     with pytest.raises(InputError, match=r"config.yaml cannot be read"):
+        RunDir(tmp_path).config()
+    (tmp_path / "config.yaml").write_text("[a, b]")
+    with pytest.raises(InputError, match=r"config.yaml cannot be read \(it is a list in place of keys and values\); fix it or choose"):
         opened(tmp_path)
     with pytest.raises(InputError, match=r"is not a run directory: it has no config.yaml"):
         RunDir(tmp_path / "nowhere").config()
