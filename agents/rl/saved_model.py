@@ -201,6 +201,7 @@ def space_from_json(stored: Mapping[str, Any]) -> spaces.Space[Any]:
 
 
 POINTER, SUFFIX = "last.json", ".safetensors"
+FORMAT = 2  # of `last.json`; earlier versions wrote no format and no checksum
 START_OVER = "force=true starts the run over"
 
 
@@ -226,7 +227,7 @@ def save_training_state(model: BaseAlgorithm, folder: Path, progress: Mapping[st
     prefix = type(model).__name__.lower()
     path = folder / f"{prefix}-{model.num_timesteps}{SUFFIX}"
     state.write(path)
-    content = {"file": path.name, **progress}
+    content = {"format": FORMAT, "file": path.name, **progress}
     write_text(folder / POINTER, json.dumps({**content, CHECKSUM: _checksum(content)}) + "\n")
     for other in folder.glob(f"{prefix}-*{SUFFIX}"):
         if other != path:
@@ -242,8 +243,9 @@ def read_pointer(folder: Path) -> tuple[Path, dict[str, Any]]:
     pointer = folder / POINTER
     try:
         content: dict[str, Any] = json.loads(pointer.read_text(encoding="utf-8"))
-        checksum = content.pop(CHECKSUM, None)  # states of earlier versions lack it
-        refuse_if(checksum not in (None, _checksum(content)), "its checksum is wrong: some of its bytes have changed")
+        checksum, wrong = content.pop(CHECKSUM, None), "its checksum is wrong: some of its bytes have changed"
+        refuse_if((checksum or "format" in content) and checksum != _checksum(content), wrong)  # files of earlier versions have neither
+        content.pop("format", None)
         path = folder / (name := content.pop("file"))
     except (ValueError, KeyError, AttributeError, TypeError, OSError) as problem:
         reason = problem if isinstance(problem, InputError) else repr(problem)
