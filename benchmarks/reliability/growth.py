@@ -24,7 +24,7 @@ def of_steps(count: int) -> Section:
     env.reset(seed=0)
     env.action_space.seed(0)
     every = max(1, count // ENVS // 200)
-    used = []
+    used: list[Usage] = []
     for number in range(-(-count // ENVS)):
         env.step(env.action_space.sample())
         if number % every == 0 or (number + 1) * ENVS >= count:
