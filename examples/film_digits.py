@@ -119,7 +119,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--side", type=int, default=112, help="height and width of a video in pixels")
     parser.add_argument("--digit", type=int, default=18, help="height and width of a digit in pixels")
     parser.add_argument("--frames", type=int, default=24, help="frames of a video")
-    parser.add_argument("--shapes", type=int, default=3, help="shapes without a class that move like the digit")
+    parser.add_argument("--shapes", type=int, default=5, help="shapes without a class that move like the digit")
     parser.add_argument("--seed", type=int, default=0)
     return parser
 

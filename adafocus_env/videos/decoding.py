@@ -172,8 +172,8 @@ class _Worker:
         code, written = self._process.returncode, self._written()
         last_words = f": {written.splitlines()[-1]}" if code and code > 0 and written else ""
         reason = f"the process that worked on it died ({_ending(code)}{last_words})"
-        if "bad_alloc" in written:  # decord ends the process when there is no memory
-            reason = _needs_more_memory(self._memory)
+        if "bad_alloc" in written or "MemoryError" in written:  # the former is decord's
+            reason = f"it needs more memory than the limit of {self._memory / 2**30:g} GiB, which the variable {MEMORY} sets"
         return self._failed(number, reason, f"could not start: {_ending(code)}")
 
     def _failed(self, number: int | None, reason: str, start_problem: str) -> tuple[int, Failure]:
@@ -202,10 +202,6 @@ def _ending(code: int | None) -> str:
     return f"exit code {code}" if code >= 0 else f"signal {_SIGNALS.get(-code, -code)}"
 
 
-def _needs_more_memory(memory: int) -> str:
-    return f"it needs more memory than the limit of {memory / 2**30:g} GiB, which the variable {MEMORY} sets"
-
-
 def serve(descriptor: int, function: str, memory: int) -> None:
     """Run the worker: receive tasks on the connection ``descriptor`` and send the results, until the other end is closed.
 
@@ -228,8 +224,8 @@ def serve(descriptor: int, function: str, memory: int) -> None:
             task = connection.recv()
             try:
                 result = call(task)
-            except MemoryError:
-                result = Failure(_needs_more_memory(memory))
+            except MemoryError:  # ends the process, since libraries may not free what they had allocated
+                raise
             except Exception as problem:  # the message of an InputError, which is a ValueError, is complete
                 described = "".join(traceback.format_exception_only(problem)).strip()
                 result = Failure(str(problem) if isinstance(problem, ValueError) else described)
