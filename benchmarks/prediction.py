@@ -1,7 +1,6 @@
 """Measure `python -m agents.predict`: killing and restarting it, its memory, and its time compared with that of its networks alone."""
 
 import json
-import re
 import shutil
 import signal
 import subprocess
@@ -21,6 +20,7 @@ from benchmarks import workload
 from benchmarks.command import Settings, main
 from benchmarks.inference import recurrent
 from benchmarks.results import Act, Aim, Section, interleaved
+from benchmarks.usage import Usage, memory_growth, usage_of
 from classifiers.classifier import ClipFormat
 from classifiers.optimize import with_execution
 
@@ -40,40 +40,49 @@ def measure(settings: Settings) -> Iterator[Section]:
 def _killed(settings: Settings, folder: Path) -> Section:
     """The demo classifier and its policy predict a folder. The command is killed after 1/4, 1/2 and 3/4 of the videos, and started again.
 
-    Memory is the memory that the process allocates (``RssAnon``). Pages of library files do not count, because the kernel loads and drops
-    them at any time, above all at exit.
+    Memory is the memory that the process allocates (see `benchmarks.usage.Usage`).
     """
     count = 8 if settings.quick else 1000
-    data = demo(DemoTask(train_videos=min(count, DISTINCT), test_videos=1), val=0.0)
-    assert data.prepare is not None
-    data.prepare(data.train)
-    (folder / "videos").mkdir()
-    for number in range(count):
-        shutil.copyfile(data.train[number % DISTINCT].path, folder / "videos" / f"{number:04d}.mp4")
+    command = [*command_on(copied_videos(folder / "videos", count)), f"device={settings.device}"]
     section = Section(f"{count} short videos, killed {KILLS} times and started again", _killed.__doc__ or "")
-    command = [sys.executable, "-m", "agents.predict", "classifier=demo", f"source={folder / 'videos'}", f"device={settings.device}"]
     began = time.perf_counter()
     for kill in range(1, KILLS + 1):
-        _run([*command, f"out={folder / 'killed'}"], folder / "killed", count * kill // (KILLS + 1))
-    _run([*command, f"out={folder / 'killed'}"], folder / "killed", None)
+        watch([*command, f"out={folder / 'killed'}"], folder / "killed", count * kill // (KILLS + 1))
+    watch([*command, f"out={folder / 'killed'}"], folder / "killed")
     seconds = time.perf_counter() - began
     files = [json.loads(line)["file"] for line in (folder / "killed" / PREDICTIONS).read_text(encoding="utf-8").splitlines()]
     section.figure("predictions that are there twice", len(files) - len({*files}), "", aim=Aim("≤", 0))
     section.figure("videos without a prediction", count - len({*files}), "", aim=Aim("≤", 0))
     section.figure("all starts together", seconds, "s")
-    used = _run([*command, f"out={folder / 'whole'}"], folder / "whole", None)
-    settled = [memory for done, memory in used if done >= WARM * count] or [used[-1][1]]
-    section.figure("memory at its peak", max(memory for _, memory in used), "MB", over="one start without a kill")
-    growth = max(settled) - settled[0]
+    used = watch([*command, f"out={folder / 'whole'}"], folder / "whole")
+    section.figure("memory at its peak", max(usage.memory for usage in used), "MB", over="one start without a kill")
+    growth = memory_growth(used, WARM)
     return section.figure(f"memory growth after the first {WARM:.0%}", growth, "MB", over="the same", aim=Aim("≤", 50))
 
 
-def _run(command: list[str], out: Path, kill_after: int | None) -> list[tuple[int, float]]:
-    """Run a command to its end, or kill it when it has written ``kill_after`` predictions.
+def copied_videos(folder: Path, count: int) -> Path:
+    """Write ``count`` demo videos to a new folder, at most `DISTINCT` of which differ, and return the folder."""
+    data = demo(DemoTask(train_videos=min(count, DISTINCT), test_videos=1), val=0.0)
+    assert data.prepare is not None
+    data.prepare(data.train)
+    folder.mkdir()
+    for number in range(count):
+        shutil.copyfile(data.train[number % DISTINCT].path, folder / f"{number:05d}.mp4")
+    return folder
 
-    Return pairs (number of predictions so far, memory in MB) in the order of time.
+
+def command_on(videos: Path) -> list[str]:
+    """Return the command that predicts a folder of videos with the demo classifier and its policy."""
+    return [sys.executable, "-m", "agents.predict", "classifier=demo", f"source={videos}"]
+
+
+def watch(command: list[str], out: Path, kill_after: int | None = None) -> list[Usage]:
+    """Run a command to its end, or kill it when it has written ``kill_after`` predictions. Return what it used, in the order of time.
+
+    Raises:
+        RuntimeError: If the command fails.
     """
-    used: list[tuple[int, float]] = []
+    used: list[Usage] = []
     lines = _counter(out / PREDICTIONS)
     with subprocess.Popen(command, stdout=subprocess.DEVNULL) as process:  # noqa: S603  # a command of this benchmark
         while process.poll() is None:
@@ -81,9 +90,7 @@ def _run(command: list[str], out: Path, kill_after: int | None) -> list[tuple[in
             if kill_after is not None and done >= kill_after:
                 process.send_signal(signal.SIGKILL)
                 return used
-            status = Path(f"/proc/{process.pid}/status")
-            if found := re.search(r"RssAnon:\s+(\d+) kB", status.read_text() if status.exists() else ""):
-                used.append((done, int(found[1]) / 1e3))
+            used += filter(None, [usage_of(process.pid, done)])
             time.sleep(0.05)
     if process.returncode:
         raise RuntimeError(f"{' '.join(command)} ended with status {process.returncode}")

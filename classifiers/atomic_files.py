@@ -1,15 +1,15 @@
 """Write files atomically, so that a file is either complete or absent."""
 
+import contextlib
 import os
 import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 from classifiers.errors import InputError
 
 
-@contextmanager
+@contextlib.contextmanager
 def replacing(path: Path) -> Iterator[Path]:
     """Yield a temporary path to write to. If the body succeeds, the temporary file replaces ``path`` atomically.
 
@@ -37,6 +37,13 @@ def replacing(path: Path) -> Iterator[Path]:
     finally:
         if made:
             temporary.unlink(missing_ok=True)
+
+
+def remove_leftovers(folder: Path) -> None:
+    """Remove the temporary files that killed processes left in a folder and its subfolders. No other process may write there."""
+    for leftover in folder.rglob(".*.part"):
+        with contextlib.suppress(OSError):
+            leftover.unlink()
 
 
 def removed(path: Path | str) -> InputError:

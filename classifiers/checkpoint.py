@@ -3,6 +3,7 @@
 A checkpoint is a folder with `classifier.safetensors` and a JSON card. No pickle is written or read.
 """
 
+import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
@@ -11,17 +12,19 @@ from typing import Any, get_args, get_type_hints
 
 import torch
 from pydantic import TypeAdapter, ValidationError
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from classifiers.atomic_files import replacing, sync
-from classifiers.classifier import Architecture, Classifier, ClipFormat
+from classifiers.classifier import Architecture, Classifier, ClipFormat, hash_of
 from classifiers.errors import InputError, refuse_if
 from classifiers.model_zoo import BUNDLED
 
 WEIGHTS = "classifier.safetensors"
 CARD = "card.json"
+CHECKSUM = "sha256"
+"""Key of the checksum in the metadata of a safetensors file."""
 
 
 @dataclass(frozen=True)
@@ -172,22 +175,51 @@ def save_tensors(module: nn.Module, path: Path) -> None:
 
 
 def _write_tensors(module: nn.Module, path: Path) -> None:
+    write_checked({name: tensor.detach().cpu().contiguous() for name, tensor in module.state_dict().items()}, path)
+
+
+def write_checked(tensors: Mapping[str, Tensor], path: Path, metadata: Mapping[str, str] | None = None) -> None:
+    """Write tensors and metadata to a safetensors file, with a checksum that `read_checked` verifies.
+
+    Raises:
+        OSError: If the file cannot be written.
+    """
+    about = dict(metadata or {})
     try:
-        save_file({name: tensor.detach().cpu().contiguous() for name, tensor in module.state_dict().items()}, path)
+        save_file(dict(tensors), path, {**about, CHECKSUM: _checksum(tensors, about)})
     except SafetensorError as problem:
         raise OSError(None, str(problem)) from problem
+
+
+def read_checked(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """Return the tensors and the metadata of a safetensors file. Files of earlier versions have no checksum and are not verified.
+
+    Raises:
+        SafetensorError: If the file is not a safetensors file.
+        OSError: If the file cannot be read.
+        InputError: If the content is not what was written.
+    """
+    with safe_open(path, "pt") as file:
+        tensors, metadata = {name: file.get_tensor(name) for name in file.keys()}, file.metadata() or {}  # noqa: SIM118
+    stated = metadata.pop(CHECKSUM, None)
+    refuse_if(stated not in (None, _checksum(tensors, metadata)), "its checksum is wrong: some of its bytes have changed")
+    return tensors, metadata
+
+
+def _checksum(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> str:
+    return hashlib.sha256((hash_of(tensors) + json.dumps(metadata, sort_keys=True)).encode()).hexdigest()
 
 
 def load_tensors(module: nn.Module, path: Path) -> None:
     """Load the tensors of ``module`` from a safetensors file. The names and shapes must match exactly.
 
     Raises:
-        InputError: If the file is missing, truncated or a pickle, or if its tensors do not match. The message lists tensors that do not
+        InputError: If the file is missing, damaged or a pickle, or if its tensors do not match. The message lists tensors that do not
             match.
     """
     try:
-        tensors = load_file(path)
-    except (SafetensorError, OSError) as problem:
+        tensors, _ = read_checked(path)
+    except (SafetensorError, OSError, InputError) as problem:
         raise InputError(f"{path} is not a readable safetensors file ({problem}); train or copy the checkpoint again") from problem
     refuse_if(
         faults := tensor_faults(module.state_dict(), tensors),

@@ -14,14 +14,14 @@ from typing import Any
 import numpy as np
 import torch
 from gymnasium import spaces
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors import SafetensorError
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.buffers import BaseBuffer, RolloutBuffer
 from stable_baselines3.common.noise import ActionNoise, VectorizedActionNoise
 from torch import Tensor, nn
 
 from classifiers.atomic_files import replacing
+from classifiers.checkpoint import read_checked, write_checked
 from classifiers.errors import InputError, refuse_if
 
 REBUILT_NAMES = frozenset({
@@ -77,10 +77,7 @@ class State:
             InputError: if the file cannot be written. An existing file then stays unchanged.
         """
         with replacing(path) as temporary:
-            try:
-                save_file(self.tensors, temporary, metadata={VALUES: json.dumps(self.values)})
-            except SafetensorError as problem:
-                raise OSError(None, str(problem)) from problem
+            write_checked(self.tensors, temporary, {VALUES: json.dumps(self.values)})
 
     @classmethod
     def read(cls, path: Path) -> "State":
@@ -91,8 +88,8 @@ class State:
         """
         refuse_if(not path.is_file(), f"{path} is missing")
         try:
-            with safe_open(path, "pt") as file:
-                return cls(json.loads(file.metadata()[VALUES]), {name: file.get_tensor(name) for name in file.keys()})  # noqa: SIM118
+            tensors, metadata = read_checked(path)
+            return cls(json.loads(metadata[VALUES]), tensors)
         except (SafetensorError, OSError, ValueError, TypeError, KeyError) as problem:
             raise InputError(f"{path} is not a readable safetensors file with a model's state ({problem})") from problem
 

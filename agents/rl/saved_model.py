@@ -1,5 +1,6 @@
 """The files of a Stable-Baselines3 model: weights and JSON card of a trained model, and the state of an unfinished training."""
 
+import hashlib
 import json
 import sys
 from collections.abc import Callable, Mapping
@@ -21,7 +22,7 @@ from agents.rl.algorithms import Interface, rebuild_model
 from agents.rl.model_state import MisfitError, State, add_values, model_state, restore_model, values_of
 from agents.runs.seeding import random_states, restore_random_states
 from classifiers.atomic_files import write_text
-from classifiers.checkpoint import from_fields, read_json
+from classifiers.checkpoint import CHECKSUM, from_fields, read_json
 from classifiers.errors import InputError, refuse_if
 
 WEIGHTS, CARD = "model.safetensors", "model.json"
@@ -200,6 +201,7 @@ def space_from_json(stored: Mapping[str, Any]) -> spaces.Space[Any]:
 
 
 POINTER, SUFFIX = "last.json", ".safetensors"
+FORMAT = 2  # of `last.json`; earlier versions wrote no format and no checksum
 START_OVER = "force=true starts the run over"
 
 
@@ -225,10 +227,35 @@ def save_training_state(model: BaseAlgorithm, folder: Path, progress: Mapping[st
     prefix = type(model).__name__.lower()
     path = folder / f"{prefix}-{model.num_timesteps}{SUFFIX}"
     state.write(path)
-    write_text(folder / POINTER, json.dumps({"file": path.name, **progress}) + "\n")
+    content = {"format": FORMAT, "file": path.name, **progress}
+    write_text(folder / POINTER, json.dumps({**content, CHECKSUM: _checksum(content)}) + "\n")
     for other in folder.glob(f"{prefix}-*{SUFFIX}"):
         if other != path:
             other.unlink()
+
+
+def read_pointer(folder: Path) -> tuple[Path, dict[str, Any]]:
+    """Return the path of the last saved training state and the caller's progress.
+
+    Raises:
+        InputError: if the file `last.json` is missing or damaged.
+    """
+    pointer = folder / POINTER
+    try:
+        content: dict[str, Any] = json.loads(pointer.read_text(encoding="utf-8"))
+        checksum, wrong = content.pop(CHECKSUM, None), "its checksum is wrong: some of its bytes have changed"
+        refuse_if((checksum or "format" in content) and checksum != _checksum(content), wrong)  # files of earlier versions have neither
+        content.pop("format", None)
+        path = folder / (name := content.pop("file"))
+    except (ValueError, KeyError, AttributeError, TypeError, OSError) as problem:
+        reason = problem if isinstance(problem, InputError) else repr(problem)
+        raise InputError(f"{pointer} cannot be read ({reason}); {START_OVER}") from problem
+    refuse_if(path.name != name, f"{pointer} must name a file beside it, got {name!r}; {START_OVER}")
+    return path, content
+
+
+def _checksum(content: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
 def load_training_state(model: BaseAlgorithm, folder: Path) -> dict[str, Any] | None:
@@ -244,15 +271,9 @@ def load_training_state(model: BaseAlgorithm, folder: Path) -> dict[str, Any] | 
     Raises:
         InputError: if the state is damaged, was written by an earlier version, or belongs to another model.
     """
-    pointer = folder / POINTER
-    if not pointer.exists():
+    if not (folder / POINTER).exists():
         return None
-    try:
-        progress: dict[str, Any] = json.loads(pointer.read_text(encoding="utf-8"))
-        path = folder / (name := progress.pop("file"))
-    except (ValueError, KeyError, AttributeError, TypeError) as problem:
-        raise InputError(f"{pointer} cannot be read ({problem!r}); {START_OVER}") from problem
-    refuse_if(path.name != name, f"{pointer} must name a file beside it, got {name!r}; {START_OVER}")
+    path, progress = read_pointer(folder)
     refuse_if(path.suffix != SUFFIX, f"{path} was written by an earlier version, whose training states are not read; {START_OVER}")
     try:
         state = State.read(path)

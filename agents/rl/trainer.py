@@ -1,6 +1,7 @@
 """Stage 2: train the policy with any algorithm while glancer, focuser and head are frozen."""
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -86,7 +87,7 @@ def train_policy(
     model.set_logger(configure(None, []))  # the run directory has the metrics
     if environment.steps < settings.total_steps:
         total = settings.total_steps * (environment.num_envs if settings.algorithm.counts_rows else 1)
-        with StopRequest(display.console) as callback.stop:
+        with StopRequest(display.console) as callback.stop, _named_divergence(model, run):
             model.learn(total - model.num_timesteps, callback=callback, reset_num_timesteps=False, log_interval=None)  # type: ignore[arg-type]
     if features.classifier.fingerprint() != fingerprint:
         raise RuntimeError("the classifier changed while the policy was trained on it: it is not frozen")
@@ -116,6 +117,31 @@ def _doubts(best: Best, count: int) -> Iterator[str]:
         yield f"{count_of(count, 'validation clip')} cannot distinguish policies; set data.val to a larger share, or add videos"
     if best.top1 is not None and best.top1 >= SATURATED:
         yield f"the validation split is saturated, {best.top1:.1%} right: it says little about which policy is best; use harder videos"
+
+
+@contextmanager
+def _named_divergence(model: BaseAlgorithm, run: RunDir) -> Iterator[None]:
+    """Run the body, and convert an error of PyTorch that follows from weights that are not finite."""
+    try:
+        yield
+    except (ValueError, RuntimeError) as problem:
+        if not isinstance(problem, InputError):
+            check_finite(model, run, problem)
+        raise
+
+
+def check_finite(model: BaseAlgorithm, run: RunDir, cause: Exception | None = None) -> None:
+    """Check that all weights of the policy are finite. (After a loss that is not finite, none of them is.)
+
+    Raises:
+        InputError: if they are not. Because nothing was saved since, the last checkpoint is good.
+    """
+    for name, parameter in model.policy.named_parameters():
+        if not parameter.isfinite().all():
+            raise InputError(
+                f"the policy diverged: {name} holds values that are not finite; choose a lower learning rate or clip the gradient "
+                f"(the last good checkpoint, if there is one, is in {run.checkpoints})"
+            ) from cause
 
 
 def _restore(model: BaseAlgorithm, run: RunDir) -> dict[str, Any] | None:
@@ -223,6 +249,7 @@ class TrainingCallback(BaseCallback):
         self._after_update(last=True)
 
     def _after_update(self, *, last: bool) -> None:
+        check_finite(self.model, self._run)  # before anything is logged, selected or saved
         settings, steps = self._settings, self._env.steps
         if last or steps >= self._next_line:
             self._log(validate=last or steps >= self._next_validation)

@@ -4,7 +4,8 @@ import math
 import os
 import secrets
 import shutil
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from importlib.util import find_spec
 from typing import Any
 
@@ -56,20 +57,36 @@ class Curves:
         self._clear()
 
     def __call__(self, line: Mapping[str, object] | None) -> None:
-        """Write a line that has just been logged; None means that lines were removed."""
+        """Write a line that has just been logged; None means that lines were removed.
+
+        Raises:
+            InputError: if a file cannot be written, for example because the disk is full.
+        """
         if line is None:
             self._clear()
         elif self._names:
-            if self._count == 0:
-                self._replay()
-            self._write(line)
+            with self._writing():
+                if self._count == 0:
+                    self._replay()
+                self._write(line)
 
     def close(self) -> None:
-        """Close the files of the writers."""
-        if self._logger is not None:
-            self._logger.close()
-        self._logger = None
+        """Close the files of the writers. Raises the same error as a call."""
+        logger, self._logger = self._logger, None
         self._clear()
+        if logger is not None:
+            with self._writing():
+                logger.close()
+
+    @contextmanager
+    def _writing(self) -> Iterator[None]:
+        """Run the body, and convert any `OSError` to an `InputError`. (TensorBoard's thread also prints its traceback.)"""
+        try:
+            yield
+        except OSError as problem:
+            raise InputError(
+                f"cannot write the curves of {self._run.root}: {problem.strerror or problem}; free some space and start again to continue"
+            ) from problem
 
     def _clear(self) -> None:
         self._count = 0

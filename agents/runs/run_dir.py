@@ -17,7 +17,7 @@ from omegaconf import OmegaConf
 
 from agents.config.compose import flat, plain_text, unescaped_text
 from agents.runs.system import system_information
-from classifiers.atomic_files import write_text
+from classifiers.atomic_files import remove_leftovers, write_text
 from classifiers.errors import InputError
 
 EXECUTION_KEYS = frozenset({"run", "force", "device", "data.workers", "log", "trust"})  # trust: of earlier versions
@@ -209,6 +209,7 @@ class RunDir:
             raise InputError(f"run={self.root} cannot be written ({problem.strerror or problem}); choose another run=DIR") from problem
 
     def _prepare(self, config: dict[str, Any], *, force: bool) -> None:
+        remove_leftovers(self.root)
         if self.path(CONFIG).is_file():
             if force:
                 self._clear()

@@ -419,6 +419,30 @@ def test_truncated_weights_are_refused(saved, keep):
         checkpoint.load(saved)
 
 
+def test_a_flipped_bit_in_the_weights_is_named(saved):
+    data = bytearray((saved / WEIGHTS).read_bytes())
+    data[-50] ^= 4
+    (saved / WEIGHTS).write_bytes(data)
+    advice = r"\(its checksum is wrong: some of its bytes have changed\); train or copy the checkpoint again"
+    with pytest.raises(InputError, match=rf"{WEIGHTS} is not a readable safetensors file {advice}"):
+        checkpoint.load(saved)
+
+
+def test_weights_of_earlier_versions_have_no_checksum_and_are_read(saved, classifier):
+    save_file(load_file(saved / WEIGHTS), saved / WEIGHTS)
+    assert checkpoint.load(saved).fingerprint() == classifier.fingerprint()
+
+
+def test_metadata_is_part_of_the_checksum(tmp_path):
+    tensors = {"a": torch.arange(3)}
+    checkpoint.write_checked(tensors, tmp_path / "x", {"values": "12"})
+    read, metadata = checkpoint.read_checked(tmp_path / "x")
+    assert torch.equal(read["a"], tensors["a"]) and metadata == {"values": "12"}
+    (tmp_path / "x").write_bytes((tmp_path / "x").read_bytes().replace(b'"12"', b'"13"'))
+    with pytest.raises(InputError, match="its checksum is wrong"):
+        checkpoint.read_checked(tmp_path / "x")
+
+
 class Trap:
     def __reduce__(self):
         return os.mkdir, ("sprung",)

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from gymnasium import spaces
+from safetensors.torch import load_file, save_file
 from stable_baselines3 import PPO
 
 from adafocus_env.action import ContinuousAction
@@ -315,6 +316,28 @@ def test_truncated_weights_of_a_policy_are_refused(saved, keep):
     (saved / WEIGHTS).write_bytes((saved / WEIGHTS).read_bytes()[:keep])
     with pytest.raises(InputError, match=r"policy\.safetensors is not a readable safetensors file \(.+\); train or copy"):
         load_policy(saved)
+
+
+def test_a_flipped_bit_in_a_policy_is_named_or_changes_nothing(saved):
+    data, before = (saved / WEIGHTS).read_bytes(), load_policy(saved).state_dict()
+    refused = 0
+    for position in np.random.default_rng(0).integers(len(data) * 8, size=60).tolist():
+        flipped = bytearray(data)
+        flipped[position // 8] ^= 1 << position % 8
+        (saved / WEIGHTS).write_bytes(flipped)
+        try:
+            after = load_policy(saved).state_dict()
+            assert all(torch.equal(after[name], before[name]) for name in before)
+        except InputError as problem:
+            assert "policy.safetensors" in str(problem)
+            refused += 1
+    assert refused > 50
+
+
+def test_policies_of_earlier_versions_have_no_checksum_and_are_read(saved):
+    before = load_policy(saved).state_dict()
+    save_file(load_file(saved / WEIGHTS), saved / WEIGHTS)
+    assert all(torch.equal(tensor, before[name]) for name, tensor in load_policy(saved).state_dict().items())
 
 
 def test_missing_weights_of_a_policy_are_refused(saved):

@@ -242,6 +242,18 @@ def stopped(tmp_path_factory, bank):
     return folder
 
 
+def flip(file, position):
+    data = bytearray(file.read_bytes())
+    data[position] ^= 1
+    file.write_bytes(data)
+
+
+def replace_in(file, old, new):
+    data = file.read_bytes()
+    assert data.count(old) > 0
+    file.write_bytes(data.replace(old, new, 1))
+
+
 def test_no_file_is_unpickled(stopped, tmp_path, bank, monkeypatch):
     """Pickles under all names that earlier versions read are never executed, and no pickle is written."""
     folder = shutil.copytree(stopped, tmp_path / "run")
@@ -267,6 +279,14 @@ def test_no_file_is_unpickled(stopped, tmp_path, bank, monkeypatch):
             lambda file: (file.parent / "last.json").write_text('{"file": "dqn-32.zip", "signature": ""}'),
             r"dqn-32\.zip was written by an earlier version, whose training states are not read; force=true starts the run over",
         ),
+        (lambda file: flip(file, -9), r"dqn-32\.safetensors is not a readable .* \(its checksum is wrong: .*; force=true"),
+        (lambda file: replace_in(file, b'"seed', b'"sead'), r"dqn-32\.safetensors is not a readable .* \(its checksum is wrong: .*"),
+        (
+            lambda file: replace_in(file.parent / "last.json", b'"lines": 1', b'"lines": 0'),
+            r"last\.json cannot be read \(its checksum is wrong: some of its bytes have changed\); force=true",
+        ),
+        (lambda file: replace_in(file.parent / "last.json", b"sha256", b"sha257"), r"last\.json cannot be read \(its checksum is wrong: "),
+        (lambda file: replace_in(file.parent / "last.json", b"format", b"forma4"), r"last\.json cannot be read \(its checksum is wrong: "),
         (lambda file: (file.parent / "last.json").write_text("{"), r"last\.json cannot be read \(.*\); force=true starts the run over"),
         (lambda file: (file.parent / "last.json").write_text("{}"), r"last\.json cannot be read \(KeyError\('file'\)\); force=true"),
         (lambda file: (file.parent / "last.json").write_text("[]"), r"last\.json cannot be read \(TypeError"),
@@ -284,6 +304,15 @@ def test_files_that_cannot_be_read_say_what_to_do(stopped, tmp_path, bank, spoil
     spoil(folder / "checkpoints" / "dqn-32.safetensors")
     with pytest.raises(InputError, match=message):
         learn(folder, bank, settings("dqn"))
+
+
+def test_a_state_of_an_earlier_version_has_no_checksum_and_is_resumed(stopped, tmp_path, bank):
+    folder = shutil.copytree(stopped, tmp_path / "run")
+    pointer = folder / "checkpoints" / "last.json"
+    content = json.loads(pointer.read_text())
+    pointer.write_text(json.dumps({key: value for key, value in content.items() if key not in ("format", "sha256")}))
+    learn(folder, bank, settings("dqn"))
+    assert len(RunDir(folder).metrics()) == 3
 
 
 @pytest.mark.parametrize(

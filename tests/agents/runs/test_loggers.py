@@ -1,5 +1,7 @@
+import contextlib
 import json
 import os
+import resource
 import struct
 import subprocess
 import sys
@@ -79,6 +81,26 @@ def test_lines_that_are_taken_back_disappear_while_the_run_goes_on(tmp_path):
         run.log({"stage": 2, "steps": 64, "return": float("nan")})
         shown.close()
     assert drawn(tmp_path) == {"stage 0 glancer/loss": [(1, 2.0)], "stage 2/return": [(32, 0.9)]}
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")  # of TensorBoard's thread
+def test_a_full_disk_is_named_and_the_next_start_draws_every_point(tmp_path):
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    with RunDir.open(tmp_path, {"seed": 0}, force=False) as run:
+        shown = Curves(run, ["tensorboard"])
+        for line in LINES[:-1]:
+            run.log(line)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (0, limits[1]))
+        try:
+            with pytest.raises(InputError, match=rf"cannot write the curves of {tmp_path}: .*; free some space and start again"):
+                for _ in range(3):  # TensorBoard reports an error of its thread at a later call
+                    shown(LINES[-2])
+            with contextlib.suppress(InputError):
+                shown.close()
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    start(tmp_path, LINES[-1:])
+    assert drawn(tmp_path) == WHOLE
 
 
 def test_nothing_is_drawn_where_nothing_is_asked_for(tmp_path):

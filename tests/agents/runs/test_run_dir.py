@@ -112,6 +112,17 @@ def test_a_directory_with_other_files_is_refused_and_left_alone(tmp_path, force)
     assert [file.name for file in tmp_path.iterdir()] == ["thesis.tex"]
 
 
+def test_what_a_killed_writer_left_is_removed(tmp_path):
+    opened(tmp_path).close()
+    leftovers = [tmp_path / f"{name}.0123.part" for name in (".result.json", "checkpoints/best/.policy.json")]
+    others = [tmp_path / "checkpoints" / "best" / name for name in (".hidden", "notes.part")]
+    for file in (*leftovers, *others):
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.touch()
+    opened(tmp_path).close()
+    assert not any(file.exists() for file in leftovers) and all(file.exists() for file in others)
+
+
 def test_a_start_that_was_killed_between_its_files_is_repaired(tmp_path):
     (tmp_path / "system.json").write_text("{}")
     (tmp_path / ".config.yaml.x.part").touch()
