@@ -1,7 +1,6 @@
 """Stage 2 in two processes: the same rollouts and updates as in one, resuming, and refused settings."""
 
 import re
-import time
 
 import numpy as np
 import pytest
@@ -82,9 +81,7 @@ def test_two_processes_learn_what_one_learns(whole, tmp_path, clips):
 
 
 def test_a_process_that_dies_ends_the_training_and_the_same_command_resumes_it(whole, tmp_path, clips):
-    start = time.monotonic()
-    assert call_in_two(train, tmp_path, 5) == [2, 9]
-    assert time.monotonic() - start < 60, "the other process does not wait"
+    assert call_in_two(train, tmp_path, 5) == [2, 9], "the other process does not wait until it is killed"
     assert re.match(
         r"another process has ended or does not answer, and this one cannot go on alone \(.*\); see the message of the process that failed "
         r"first\. The same command resumes$", (tmp_path / "error-0.txt").read_text(),
