@@ -70,6 +70,7 @@ def whole(tmp_path_factory, clips):
     return folder
 
 
+@pytest.mark.slow
 def test_two_processes_learn_what_one_learns(whole, tmp_path, clips):
     train(tmp_path / "alone")
     lines, others = RunDir(tmp_path / "alone").metrics(), RunDir(whole).metrics()
@@ -80,6 +81,7 @@ def test_two_processes_learn_what_one_learns(whole, tmp_path, clips):
     assert best["steps"] == other_best["steps"] and best["metrics"] == pytest.approx(other_best["metrics"], abs=1e-3)
 
 
+@pytest.mark.slow
 def test_a_process_that_dies_ends_the_training_and_the_same_command_resumes_it(whole, tmp_path, clips):
     assert call_in_two(train, tmp_path, 5) == [2, 9], "the other process does not wait until it is killed"
     assert re.match(
