@@ -45,7 +45,7 @@ LEARNERS: dict[str, tuple[str, ...]] = {
 }
 """Arguments of `agents.train`."""
 SETTINGS: dict[str, tuple[str, ...]] = {
-    "mover": ("ppo.total_steps=100_000", "network.width=16"),
+    "mover": ("ppo.total_steps=100_000", "network.width=32"),
     "sparse": ("ppo.total_steps=100_000",),
 }
 """Settings for tasks on which more steps or channels than the defaults still increase the validation accuracy."""
