@@ -269,7 +269,8 @@ def hash_of(tensors: Mapping[str, Tensor]) -> str:
     digest = hashlib.sha256()
     for name, tensor in sorted(tensors.items()):
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
-        digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
+        values = tensor.detach().cpu().clone(memory_format=torch.contiguous_format)  # also if the tensor has expanded dimensions
+        digest.update(values.flatten().view(torch.uint8).numpy())
     return digest.hexdigest()
 
 

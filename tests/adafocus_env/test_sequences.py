@@ -166,7 +166,7 @@ class SB3Sequences(RuleBasedStateMachine):
             assert_close(observations[row], expected)
 
 
-@pytest.mark.parametrize(("api", "examples"), slow_except([(api, 6) for api in APIS], [(api, n) for api in APIS for n in (6, 150)]))
+@pytest.mark.parametrize(("api", "examples"), slow_except([(api, 6) for api in APIS], [(api, n) for api in APIS for n in (6, 60)]))
 def test_random_sequences(api, examples, classifier, clips, bank):
     options = settings(
         max_examples=examples, stateful_step_count=20, deadline=None, derandomize=True, database=None,
