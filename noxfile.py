@@ -44,7 +44,7 @@ def oldest(session: nox.Session) -> None:
 def _test(session: nox.Session, extras: str, *packages: str, tests: Sequence[str] = TESTS) -> None:
     _lie_over_this_python(session)
     session.install("--quiet", "--upgrade", f".[dev,{extras}]", *packages)
-    session.env["RAY_USAGE_STATS_ENABLED"] = "0"  # Ray would tell its makers
+    session.env["RAY_USAGE_STATS_ENABLED"] = "0"  # otherwise Ray sends statistics to its developers
     session.run("python", "-c", "import gymnasium; print('gymnasium', gymnasium.__version__)")
     session.run("python", "-m", "pytest", "-r", "s", "-m", "", *tests, *session.posargs)  # the slow ones, too
 
