@@ -1,4 +1,4 @@
-"""Compare `python -m agents.predict engine=ray` with the local engine, on the same cores. This needs `pip install 'adafocus-env[ray]'`."""
+"""Compare `python -m agents.predict engine=ray` with the local engine, on the same cores. This needs `pip install '.[ray]'`."""
 
 import inspect
 import json
