@@ -21,7 +21,7 @@ from agents.runs.run_dir import RunDir
 from classifiers.errors import InputError
 
 pytestmark = FINE_GRID
-QUICK = ["ppo, small minibatches", "expected_pg", "imitation"]
+QUICK = ["ppo, small minibatches"]
 
 
 @pytest.fixture(scope="module")
