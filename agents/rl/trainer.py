@@ -5,6 +5,7 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from typing import Any
 
+import torch
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.logger import configure
@@ -136,12 +137,13 @@ def check_finite(model: BaseAlgorithm, run: RunDir, cause: Exception | None = No
     Raises:
         InputError: if they are not. Because nothing was saved since, the last checkpoint is good.
     """
-    for name, parameter in model.policy.named_parameters():
-        if not parameter.isfinite().all():
-            raise InputError(
-                f"the policy diverged: {name} holds values that are not finite; choose a lower learning rate or clip the gradient "
-                f"(the last good checkpoint, if there is one, is in {run.checkpoints})"
-            ) from cause
+    names, parameters = zip(*model.policy.named_parameters(), strict=True)
+    finite = torch.stack([parameter.isfinite().all() for parameter in parameters]).tolist()  # a GPU is waited for once
+    if not all(finite):
+        raise InputError(
+            f"the policy diverged: {names[finite.index(False)]} holds values that are not finite; choose a lower learning rate or clip the "
+            f"gradient (the last good checkpoint, if there is one, is in {run.checkpoints})"
+        ) from cause
 
 
 def _restore(model: BaseAlgorithm, run: RunDir) -> dict[str, Any] | None:
