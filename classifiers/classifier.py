@@ -270,7 +270,7 @@ def hash_of(tensors: Mapping[str, Tensor]) -> str:
     for name, tensor in sorted(tensors.items()):
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
         values = tensor.detach().cpu().clone(memory_format=torch.contiguous_format)  # also if the tensor has expanded dimensions
-        digest.update(values.flatten().view(torch.uint8).numpy().tobytes())
+        digest.update(values.flatten().view(torch.uint8).numpy().data)
     return digest.hexdigest()
 
 
