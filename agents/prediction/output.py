@@ -16,7 +16,7 @@ from filelock import FileLock, Timeout
 
 from adafocus_env.work_shard import WHOLE, WorkShard
 from agents.prediction.result import Prediction
-from classifiers.atomic_files import replacing, write_text
+from classifiers.atomic_files import remove_leftovers, replacing, write_text
 from classifiers.errors import InputError, refuse_if
 
 PREDICTIONS, ORIGIN, LOCK = "predictions.jsonl", "predict.json", ".lock"
@@ -81,8 +81,7 @@ class OutputFolder:
         )
         if self.shard.whole or differing:
             self._check_alone()
-            for leftover in self.folder.rglob(".*.part"):  # temporary files of killed processes
-                leftover.unlink()
+            remove_leftovers(self.folder)
         if force:
             for path in self._files() if self.shard.whole or differing else [self.path]:
                 path.unlink(missing_ok=True)
