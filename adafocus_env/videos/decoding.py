@@ -36,6 +36,7 @@ START_LIMIT = 120.0  # seconds that a worker may take to start; without this lim
 PAUSE_LIMIT = 60  # seconds that a worker may pause in the middle of an answer
 MEMORY = "ADAFOCUS_DECODE_GIB"  # environment variable with the limit of a worker's memory
 MEMORY_GIB = 4.0  # its default
+OUT_OF_MEMORY = 12  # exit code of a worker
 
 # Importing these packages loads Gymnasium or torch. The import takes seconds and hundreds of megabytes, and no worker needs it.
 # A worker therefore replaces the packages by empty packages, and imports only the modules that it needs.
@@ -214,7 +215,7 @@ class _Worker:
         code, written = self._process.returncode, self._written()
         last_words = f": {written.splitlines()[-1]}" if code and code > 0 and written else ""
         reason = f"the process that worked on it died ({_ending(code)}{last_words})"
-        if "bad_alloc" in written or "MemoryError" in written:  # the former is decord's
+        if code == OUT_OF_MEMORY or "bad_alloc" in written:  # the latter is written by decord, which ends the process
             reason = f"it needs more memory than the limit of {self._memory / 2**30:g} GiB, which the variable {MEMORY} sets"
         return self._failed(number, reason, f"could not start: {_ending(code)}")
 
@@ -271,8 +272,8 @@ def serve(descriptor: int, function: str, memory: int) -> None:
             task = connection.recv()
             try:
                 result = call(task)
-            except MemoryError:  # ends the process, since libraries may not free what they had allocated
-                raise
+            except MemoryError:  # libraries may not free what they had allocated, so another process takes over
+                sys.exit(OUT_OF_MEMORY)
             except Exception as problem:  # the message of an InputError, which is a ValueError, is complete
                 described = "".join(traceback.format_exception_only(problem)).strip()
                 result = Failure(str(problem) if isinstance(problem, ValueError) else described)
