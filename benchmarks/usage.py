@@ -6,8 +6,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
-
 
 @dataclass(frozen=True)
 class Usage:
@@ -64,10 +62,12 @@ def memory_growth(usages: Sequence[Usage], start: float) -> float:
     return max(settled) - settled[0]
 
 
-def handle_growth(usages: Sequence[Usage]) -> float:
-    """Return by how many handles the median of the last tenth of the work exceeds that of the second tenth."""
+def handle_growth(usages: Sequence[Usage]) -> int:
+    """Return by how many handles the minimum of the last tenth of the work exceeds that of the second tenth.
+
+    The minimum counts no file that is open only from time to time. Usages after the end of the work are left out: the process then closes
+    its files.
+    """
     done = usages[-1].done
-    second, last = (
-        [usage.handles for usage in usages if low * done <= usage.done <= high * done] for low, high in ((0.1, 0.2), (0.9, 1.0))
-    )
-    return float(np.median(last) - np.median(second or last))
+    second, last = ([usage.handles for usage in usages if low * done <= usage.done < high * done] for low, high in ((0.1, 0.2), (0.9, 1.0)))
+    return min(last) - min(second) if last and second else 0

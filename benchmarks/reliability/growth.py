@@ -44,6 +44,6 @@ def _section(title: str, measured: Callable[..., Section], used: Sequence[Usage]
     processes = sorted({child for usage in used for child in usage.children} - {*others})
     section.figure(f"memory growth after the first {START:.0%}", memory_growth(used, START), "MB", aim=Aim("≤", 50))
     section.figure("memory at its peak", max(usage.memory for usage in used), "MB")
-    section.figure("open files: last tenth over the second tenth", handle_growth(used), "", aim=Aim("≤", 0))
+    section.figure("open files: lowest number in the last tenth over that in the second tenth", handle_growth(used), "", aim=Aim("≤", 0))
     section.figure("processes at the same time, at most", max(len(usage.children) for usage in used), "")
     return section.figure("processes that are left", len(still_running(processes)), "", aim=Aim("≤", 0))

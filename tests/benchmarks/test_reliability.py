@@ -121,8 +121,14 @@ def _refuse(message):
 
 
 def test_growth_counts_from_a_share_of_the_work():
-    used = [Usage(done, memory, handles, ()) for done, memory, handles in [(0, 10, 9), (10, 50, 5), (50, 70, 5), (100, 60, 7)]]
+    measured = [(0, 10, 9), (10, 50, 5), (15, 50, 6), (50, 70, 5), (90, 60, 8), (95, 60, 7), (100, 60, 3)]
+    used = [Usage(done, memory, handles, ()) for done, memory, handles in measured]
     assert memory_growth(used, 0.1) == 20 and memory_growth(used, 1.0) == 0 and handle_growth(used) == 2
+
+
+def test_files_that_are_open_from_time_to_time_and_a_short_run_are_no_growth():
+    used = [Usage(done, 1, 5 + (done % 2), ()) for done in (10, 13, 14, 15, 91, 93, 95, 96, 100)]
+    assert handle_growth(used) == handle_growth(used[-1:]) == 0
 
 
 def test_usage_is_that_of_the_process(tmp_path):
