@@ -21,9 +21,8 @@ import numpy.typing as npt
 from adafocus_env.cache_dir import cache_folder
 from adafocus_env.demo.renderer import draw
 from adafocus_env.demo.task import DEFAULT_TASK, DemoTask, Scene
-from adafocus_env.videos.dataset import DataSet, Video
+from adafocus_env.videos.dataset import DataSet, Video, hold_out
 from adafocus_env.videos.decoding import Failure, run_in_workers
-from adafocus_env.videos.splits import hold_out
 from classifiers.atomic_files import replacing, write_text
 from classifiers.errors import InputError, lookup, refuse_if
 
