@@ -11,8 +11,9 @@ from typing import Literal
 from torch import Tensor, nn
 
 from classifiers.backbones.efficientnet_lite import lite_trunk
+from classifiers.backbones.library import LIBRARIES, check_model, measure, trunk
 from classifiers.backbones.temporal_shift import TemporalShift, put_into
-from classifiers.errors import InputError
+from classifiers.errors import InputError, lookup, refuse_if
 
 
 class Backbone(nn.Module):
@@ -115,3 +116,36 @@ BACKBONES: dict[str, Callable[[int], Backbone]] = {
     ),
 }
 """Backbones by name, as functions of the number of classes."""
+
+
+def build_backbone(name: str, num_classes: int) -> Backbone:
+    """Return a backbone with random weights. Nothing is downloaded.
+
+    Args:
+        name: A name in `BACKBONES`, or ``torchvision/NAME`` or ``timm/NAME``.
+        num_classes: K, number of classes.
+
+    Raises:
+        InputError: If the model is unknown, or has no feature map.
+    """
+    if "/" not in name:
+        return lookup("backbone", name, BACKBONES)(num_classes)
+    measured = measure(name)
+    return Backbone(trunk(name), measured.channels, num_classes, map_bounds=measured.bounds)
+
+
+def check_name(field: str, name: str) -> None:
+    """Check the name of a backbone. (Whether a library's model can be a backbone is checked when it is built.)
+
+    Raises:
+        InputError: If the library or the model is unknown, or if the library is not installed. For an unknown name, the message suggests
+            the nearest name.
+    """
+    if "/" in name:
+        check_model(field, name)
+        return
+    refuse_if(
+        name not in BACKBONES and name in LIBRARIES["torchvision"].names(),
+        f"{field}={name!r} is not known; did you mean 'torchvision/{name}'?",
+    )
+    lookup(field, name, BACKBONES)
