@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from classifiers.backbones.efficientnet_lite import lite_trunk
 from classifiers.backbones.library import LIBRARIES, check_model, measure, trunk
-from classifiers.backbones.temporal_shift import TemporalShift, put_into
+from classifiers.backbones.temporal_shift import PLACES, TemporalShift, put_into
 from classifiers.errors import InputError, lookup, refuse_if
 
 
@@ -49,7 +49,13 @@ class Backbone(nn.Module):
         self.shift: TemporalShift | None = None
 
     def insert_shift(self, fraction: float, place: str) -> None:
-        """Insert a temporal shift; see `classifiers.backbones.temporal_shift.put_into`."""
+        """Insert a temporal shift; see `classifiers.backbones.temporal_shift.put_into`.
+
+        Raises:
+            InputError: If the fraction is out of range, if the place is unknown, or if the trunk has no modules at this place. The message
+                names the field.
+        """
+        check_shift(fraction, place)
         self.shift = put_into(self.features, fraction, place)
 
     def forward(self, images: Tensor, num_frames: int = 1) -> tuple[Tensor, Tensor]:
@@ -149,3 +155,16 @@ def check_name(field: str, name: str) -> None:
         f"{field}={name!r} is not known; did you mean 'torchvision/{name}'?",
     )
     lookup(field, name, BACKBONES)
+
+
+def check_shift(fraction: float, place: str) -> None:
+    """Check the settings of the shift.
+
+    Raises:
+        InputError: If the fraction is out of range, or the place is unknown.
+    """
+    refuse_if(
+        not 0 <= fraction <= 0.5,
+        f"shift={fraction} is out of range; choose a share of the channels from 0 to 0.5 (the paper's is 1/8, 0 is none)",
+    )
+    lookup("shift_place", place, PLACES)
