@@ -17,7 +17,7 @@ from adafocus_env.action import Action, masks_of, with_skipping
 from adafocus_env.build import arguments_of
 from adafocus_env.classify import classify_clips, find_skipped
 from adafocus_env.clips.store import ClipSource
-from adafocus_env.clips.tracks import Targets
+from adafocus_env.clips.transforms import Targets
 from adafocus_env.dynamics import Dynamics
 from adafocus_env.features.live import Features, Indices, LiveFeatures, by_step
 from adafocus_env.vector_env import AdaFocusVectorEnv
