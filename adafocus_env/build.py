@@ -16,8 +16,7 @@ from adafocus_env.cache_dir import cache_folder
 from adafocus_env.clips.clip_spec import ClipSpec
 from adafocus_env.clips.store import ClipSource, ClipStore, Unreadable
 from adafocus_env.clips.stream import StreamingClips
-from adafocus_env.demo.task import DEFAULT_TASK
-from adafocus_env.demo.videos import TASKS, data_name, demo
+from adafocus_env.demo.videos import DEFAULT_TASK, TASKS, data_name, demo
 from adafocus_env.features.disk_bank import DiskBank, check_room
 from adafocus_env.features.live import Features, LiveFeatures
 from adafocus_env.features.memory_bank import MemoryBank, RoomError, check_bank

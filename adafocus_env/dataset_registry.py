@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from adafocus_env.demo.task import DEFAULT_TASK, TaskName
+from adafocus_env.demo.videos import DEFAULT_TASK, TaskName, demo
 from adafocus_env.settings import Count, setting, settings
 from adafocus_env.videos.class_folders import folder
 from adafocus_env.videos.dataset import DataSet
@@ -99,9 +99,7 @@ def usable_data(data: DataSettings) -> Usable:
 
 
 def _demo(data: DataSettings) -> DataSet:
-    from adafocus_env.demo import videos
-
-    return videos.demo(data.task, val=data.val, num_workers=data.workers)
+    return demo(data.task, val=data.val, num_workers=data.workers)
 
 
 def _folder(data: DataSettings) -> DataSet:

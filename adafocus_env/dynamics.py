@@ -17,8 +17,7 @@ from torch import Tensor
 from adafocus_env.action import Action, GridAction, boxes_of, masks_of
 from adafocus_env.classify import classify_glances, classify_step, find_skipped
 from adafocus_env.features.live import Features, Indices, LiveFeatures
-from adafocus_env.full_information import Alternatives, check_full_information, for_each_clip
-from adafocus_env.outcome import Outcome
+from adafocus_env.outcome import Alternatives, Outcome, check_full_information, for_each_clip
 from adafocus_env.reward import ALONE, REWARDS, Reward
 from adafocus_env.transfers import Values, rows_of, to_array, to_device, with_rows
 from classifiers.errors import InputError, lookup, refuse_if
@@ -37,7 +36,7 @@ class Episode:
     Attributes:
         clip: Index of the clip.
         baseline: (D, k + K, *action space), actions for each of the D steps. The first k actions are random patches for the reward's
-            baseline. The last K actions are sampled actions whose rewards the step reports (see `adafocus_env.full_information`).
+            baseline. The last K actions are sampled actions whose rewards the step reports (see `adafocus_env.outcome`).
     """
 
     clip: int
@@ -58,8 +57,8 @@ class Dynamics:
         cost_weight: λ, cost of a step with a patch in units of the reward. The cost of a skipped step is lower, in proportion to its
             multiply-adds.
         skipped: Input of the head in a skipped step, a name in `adafocus_env.classify.SKIPPED`.
-        full_information: Whether to report the rewards of all actions (see `adafocus_env.full_information`). For continuous actions, this
-            argument is the number K of sampled locations whose rewards are reported.
+        full_information: Whether to report the rewards of all actions (see `adafocus_env.outcome`). For continuous actions, this argument
+            is the number K of sampled locations whose rewards are reported.
         tensors: Whether outcomes hold tensors. With tensors, a step on the cells of a grid copies nothing to the host: values that depend
             on actions or scores stay on the device. All other values, such as step numbers and ends of episodes, are always on the host.
 

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from adafocus_env.build import Split
 from adafocus_env.clips.store import ClipSource
-from adafocus_env.demo.task import DEFAULT_TASK
+from adafocus_env.demo.videos import DEFAULT_TASK
 from adafocus_env.features.live import Features
 from adafocus_env.observation import Observation, row_of
 from adafocus_env.vector_env import METADATA, AdaFocusVectorEnv, check_arguments, check_open, check_options, infos_of_rows

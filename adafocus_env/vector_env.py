@@ -18,7 +18,7 @@ from torch import Tensor
 from adafocus_env.build import Split, build_features, make_action
 from adafocus_env.clips.store import ClipSource
 from adafocus_env.clips.stream import StreamingClips
-from adafocus_env.demo.task import DEFAULT_TASK
+from adafocus_env.demo.videos import DEFAULT_TASK
 from adafocus_env.dynamics import Dynamics
 from adafocus_env.features.live import Features, Indices
 from adafocus_env.observation import OBSERVATIONS, Observation, row_of, to_numpy

@@ -20,8 +20,7 @@ from rich.console import Console
 
 import classifiers
 from adafocus_env.build import build_features, open_clips
-from adafocus_env.demo.task import DemoTask
-from adafocus_env.demo.videos import demo
+from adafocus_env.demo.videos import DemoTask, demo
 from agents.evaluation.evaluate import evaluate
 from agents.policies.networks import PolicyArchitecture, PolicyNetwork
 

@@ -16,8 +16,7 @@ from typing import cast
 import numpy as np
 
 from adafocus_env.build import build_features, choose_device
-from adafocus_env.demo.task import DEFAULT_TASK, TaskName
-from adafocus_env.demo.videos import TASKS, data_name, demo
+from adafocus_env.demo.videos import DEFAULT_TASK, TASKS, TaskName, data_name, demo
 from adafocus_env.features.live import Features
 from adafocus_env.settings import setting, settings
 from agents.config.command import run_command

@@ -18,7 +18,7 @@ from rich.console import Console
 from adafocus_env.action import boxes_of
 from adafocus_env.build import choose_device
 from adafocus_env.dataset_registry import build_data
-from adafocus_env.demo.task import TaskName
+from adafocus_env.demo.videos import TaskName
 from adafocus_env.features.live import Features
 from adafocus_env.settings import setting, settings
 from adafocus_env.vector_env import AdaFocusVectorEnv

@@ -11,8 +11,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from adafocus_env.demo.task import DemoTask
-from adafocus_env.demo.videos import demo
+from adafocus_env.demo.videos import DemoTask, demo
 from agents.prediction.clips import decode, request_for
 from agents.prediction.output import PREDICTIONS
 from agents.prediction.predictor import Predictor

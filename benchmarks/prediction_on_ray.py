@@ -13,8 +13,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from adafocus_env.demo.task import DemoTask
-from adafocus_env.demo.videos import demo
+from adafocus_env.demo.videos import DemoTask, demo
 from agents.prediction.output import PREDICTIONS
 from benchmarks.command import Settings, main
 from benchmarks.results import Aim, Section, Spread, Time

@@ -7,8 +7,7 @@ from pathlib import Path
 
 from adafocus_env.build import Split, build_features, choose_device
 from adafocus_env.clips.store import ClipSource
-from adafocus_env.demo.task import DEFAULT_TASK, TaskName
-from adafocus_env.demo.videos import TASKS, data_name, demo
+from adafocus_env.demo.videos import DEFAULT_TASK, TASKS, TaskName, data_name, demo
 from adafocus_env.settings import setting, settings
 from agents.config.command import run_command
 from agents.config.settings import DEVICE, SEEDS, ClassifierConfig, DataConfig

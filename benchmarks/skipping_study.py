@@ -20,7 +20,7 @@ from rich.console import Console
 from adafocus_env.build import choose_device
 from adafocus_env.clips.store import Unreadable
 from adafocus_env.dataset_registry import build_data
-from adafocus_env.demo.task import TaskName
+from adafocus_env.demo.videos import TaskName
 from adafocus_env.settings import setting, settings
 from agents import train_ppo
 from agents.config.command import run_command

@@ -16,7 +16,7 @@ import numpy as np
 from rich.console import Console
 
 from adafocus_env import FORMS
-from adafocus_env.demo.task import DEFAULT_TASK, TaskName
+from adafocus_env.demo.videos import DEFAULT_TASK, TaskName
 from adafocus_env.features.live import Features
 from adafocus_env.scores import SCORES
 from adafocus_env.settings import setting, settings

@@ -22,7 +22,7 @@ from matplotlib.figure import Figure
 from rich.console import Console
 
 from adafocus_env.dataset_registry import build_data
-from adafocus_env.demo.task import TaskName
+from adafocus_env.demo.videos import TaskName
 from adafocus_env.settings import setting, settings
 from agents import train, train_end_to_end, train_stages
 from agents.config.classifier import is_trained

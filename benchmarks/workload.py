@@ -20,8 +20,7 @@ from adafocus_env.action import ACTIONS, Action
 from adafocus_env.build import Split, choose_device, open_clips
 from adafocus_env.clips.clip_spec import ClipSpec
 from adafocus_env.clips.store import ClipSource
-from adafocus_env.demo.task import DemoTask
-from adafocus_env.demo.videos import demo
+from adafocus_env.demo.videos import DemoTask, demo
 from adafocus_env.features.memory_bank import MemoryBank
 from adafocus_env.videos.dataset import DataSet, Video
 from agents.config.policy import NetworkConfig

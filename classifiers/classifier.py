@@ -13,8 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from classifiers.backbones.library import build_backbone, check_name
-from classifiers.backbones.temporal_shift import check_shift
+from classifiers.backbones.backbone import build_backbone, check_name, check_shift
 from classifiers.errors import InputError, lookup, refuse_if
 from classifiers.heads import HEADS, MaxPerStepHead, SeparateMeanHead, averages_frames
 from classifiers.protocols import Focuser, Glancer, Head

@@ -17,8 +17,7 @@ from torch import nn
 from adafocus_env.action import GridAction
 from adafocus_env.build import open_clips
 from adafocus_env.clips.store import ClipStore
-from adafocus_env.demo.task import DemoTask
-from adafocus_env.demo.videos import CLASSES, demo
+from adafocus_env.demo.videos import CLASSES, DemoTask, demo
 from adafocus_env.features.memory_bank import MemoryBank
 from adafocus_env.videos.decoding import run_in_workers
 from classifiers.backbones.backbone import BACKBONES, Backbone

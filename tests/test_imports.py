@@ -97,7 +97,7 @@ def test_folders_of_agents_import_one_way(folder):
 
 def test_workers_that_decode_and_render_start_without_torch():
     videos = ", ".join(f"adafocus_env.videos.{name}" for name in ("readers", "decoding", "class_folders"))
-    modules = f"adafocus_env, {videos}, adafocus_env.demo.videos, classifiers"
+    modules = f"adafocus_env, {videos}, adafocus_env.demo.renderer, classifiers"
     code = f"import sys, {modules}; print(sorted({{'torch', 'torchvision', 'stable_baselines3'}} & set(sys.modules)))"
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert result.stdout.strip() == "[]"

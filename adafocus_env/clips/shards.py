@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from adafocus_env.cache_dir import writing_to
-from adafocus_env.clips.tracks import Track
+from adafocus_env.clips.transforms import Track
 from adafocus_env.videos.readers import DecodedClip
 from classifiers.atomic_files import removed, sync
 

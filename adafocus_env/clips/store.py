@@ -14,8 +14,7 @@ from adafocus_env import distributed
 from adafocus_env.cache_dir import check_there, exclusive
 from adafocus_env.clips.clip_spec import ClipSpec, all_labels, content_key, fingerprint, fixed_crop, random_crop, request
 from adafocus_env.clips.shards import SHARD_SIZE, Shard, ShardWriter, open_shard, remove_leftovers
-from adafocus_env.clips.tracks import Targets, Track, read_track
-from adafocus_env.clips.transforms import Crop, apply_crop
+from adafocus_env.clips.transforms import Crop, Targets, Track, apply_crop, read_track
 from adafocus_env.terminal import printable
 from adafocus_env.videos.dataset import Video
 from adafocus_env.videos.decoding import Failure, run_in_workers

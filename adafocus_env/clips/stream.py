@@ -20,8 +20,7 @@ from torch import Tensor
 from adafocus_env.cache_dir import check_there
 from adafocus_env.clips.clip_spec import ClipSpec, all_labels, content_key, fingerprint, fixed_crop, request
 from adafocus_env.clips.store import ClipSource, Unreadable, listed
-from adafocus_env.clips.tracks import Targets, read_track
-from adafocus_env.clips.transforms import apply_crop
+from adafocus_env.clips.transforms import Targets, apply_crop, read_track
 from adafocus_env.videos.dataset import Video
 from adafocus_env.videos.decoding import Failure, run_in_workers
 from adafocus_env.videos.readers import DecodedClip

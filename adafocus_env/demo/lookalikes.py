@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from adafocus_env.demo.sprites import background, disc, drift, paste, random_colour, sprite
-from adafocus_env.demo.task import DemoTask, Scene
+from adafocus_env.demo.videos import DemoTask, Scene
 
 BURN_IN = 24  # frames of motion before the video begins, so that the first frame is distributed like later frames
 SPACING = 27.0  # minimum distance in pixels between the centres of two digits, so that a patch on one digit shows little of the other

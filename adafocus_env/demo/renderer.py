@@ -1,4 +1,4 @@
-"""Draw the demo videos.
+"""Draw the demo videos, and write them to files.
 
 A handwritten digit determines the class. Around this digit, there is clutter. In version 1 of the tasks, there are also look-alikes.
 
@@ -8,12 +8,15 @@ At the size of the glancer's frames, digits can be located but not classified. A
 
 from __future__ import annotations
 
+import json
+
 import numpy as np
 import numpy.typing as npt
 
 from adafocus_env.demo.lookalikes import draw_lookalikes
 from adafocus_env.demo.sprites import background, disc, drift, paste, random_colour, sprite
-from adafocus_env.demo.task import PLACES, DemoTask, Scene
+from adafocus_env.demo.videos import PLACES, DemoTask, Scene
+from classifiers.atomic_files import replacing, write_text
 
 TARGET_HUES = (-0.04, 0.04)  # reddish; hues are fractions of the colour circle
 DISTRACTOR_HUES = (0.14, 0.86)
@@ -31,6 +34,24 @@ def draw(scene: Scene) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.float64], 
     frames, centres, visible = (_draw_red if scene.task.mark == "red" else draw_lookalikes)(scene, rng)
     frames += scene.task.noise * rng.standard_normal(frames.shape, dtype=np.float32)
     return frames.clip(0, 255).astype(np.uint8), centres, visible
+
+
+def render_video(scene: Scene) -> None:
+    """Draw one video, and write its MP4 file and its track. Each file is written atomically."""
+    import av
+
+    frames, centres, visible = draw(scene)
+    track = {"centre": np.round(centres, 2).tolist(), "side": scene.task.target, "visible": visible.tolist(), "label": scene.label}
+    write_text(scene.track, json.dumps(track))
+    # x264 is deterministic only with mbtree=0, because its rate control by macroblock trees is not deterministic.
+    options = {"crf": "18", "preset": "veryfast", "threads": "1", "x264-params": "mbtree=0"}
+    with replacing(scene.path) as temporary, av.open(str(temporary), "w", format="mp4") as container:
+        stream = container.add_stream("libx264", rate=8, options=options)
+        stream.height, stream.width = frames.shape[1:3]
+        stream.pix_fmt = "yuv420p"
+        for frame in frames:
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
+        container.mux(stream.encode())
 
 
 def _draw_red(scene: Scene, rng: np.random.Generator) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float64], npt.NDArray[np.bool_]]:

@@ -1,6 +1,8 @@
 """Run a function in worker processes that can be killed, because video decoders hang and crash.
 
-The memory of a worker is limited, and its answers are not unpickled (see `adafocus_env.videos.answers`), because videos may be hostile.
+Videos may be hostile, so that the memory of a worker is limited, and its answers are not unpickled: a file that takes over a decoder
+controls every byte that its worker sends, and a pickle can run any code in the process that reads it. An answer is therefore sent as a JSON
+object, followed by the raw bytes of its arrays (`send` and `receive`).
 
 Because of open bugs in decord, a call may hang forever while it holds Python's global interpreter lock. Neither a thread nor a signal
 handler can end such a call; only killing the process does. Workers are plain child processes. Workers are not started by `multiprocessing`,
@@ -10,6 +12,7 @@ because its *spawn* runs the user's main script again, and its *fork* copies loc
 import contextlib
 import ctypes
 import importlib
+import json
 import math
 import os
 import resource
@@ -23,11 +26,13 @@ import time
 import traceback
 from collections import deque
 from collections.abc import Generator, Sequence
+from dataclasses import dataclass, is_dataclass
 from functools import partial
 from multiprocessing.connection import Connection, Pipe, wait
 from typing import Any, cast
 
-from adafocus_env.videos.answers import Failure, receive, send
+import numpy as np
+
 from classifiers.errors import InputError
 
 _ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
@@ -37,6 +42,9 @@ PAUSE_LIMIT = 60  # seconds that a worker may pause in the middle of an answer
 MEMORY = "ADAFOCUS_DECODE_GIB"  # environment variable with the limit of a worker's memory
 MEMORY_GIB = 4.0  # its default
 OUT_OF_MEMORY = 12  # exit code of a worker
+HEADER_LIMIT = 2**20  # bytes of the JSON object
+ARRAY_LIMIT = 2**31  # bytes of one array
+DTYPES = {"uint8": np.uint8, "int64": np.int64, "float64": np.float64}
 
 # Importing these packages loads Gymnasium or torch. The import takes seconds and hundreds of megabytes, and no worker needs it.
 # A worker therefore replaces the packages by empty packages, and imports only the modules that it needs.
@@ -49,6 +57,13 @@ for name in ("classifiers", "adafocus_env"):
 from adafocus_env.videos.decoding import serve
 serve({descriptor}, {function!r}, {memory})
 """
+
+
+@dataclass(frozen=True)
+class Failure:
+    """The reason why a task has no result."""
+
+    reason: str
 
 
 def memory_limit() -> int:
@@ -78,7 +93,7 @@ def run_in_workers(
         tasks: the arguments, which are pickled.
         num_workers: maximum number of worker processes.
         time_limit: seconds that one call may take. The start of the worker is not counted.
-        result: the dataclass that the function returns; None: it returns a plain value or an array. See `adafocus_env.videos.answers`.
+        result: the dataclass that the function returns; None: it returns a plain value or an array. See `send`.
 
     Yields:
         Pairs (index of the task, result or `Failure`).
@@ -278,3 +293,37 @@ def serve(descriptor: int, function: str, memory: int) -> None:
                 described = "".join(traceback.format_exception_only(problem)).strip()
                 result = Failure(str(problem) if isinstance(problem, ValueError) else described)
             send(connection, result)
+
+
+def send(connection: Connection, result: object) -> None:
+    """Send a result, which is a plain value, an array, or a dataclass whose attributes are plain values and arrays.
+
+    Raises:
+        TypeError: if the result is something else.
+    """
+    values = vars(result) if is_dataclass(result) else {"": result}
+    arrays = {name: np.ascontiguousarray(value) for name, value in values.items() if isinstance(value, np.ndarray)}
+    plain = {name: value for name, value in values.items() if name not in arrays}
+    connection.send_bytes(json.dumps([type(result).__name__, plain, {k: [v.dtype.name, v.shape] for k, v in arrays.items()}]).encode())
+    for array in arrays.values():
+        connection.send_bytes(array.reshape(-1).data)
+
+
+def receive(connection: Connection, kinds: Sequence[type]) -> Any:
+    """Return the result that `send` sent. Lists of plain values become tuples.
+
+    Args:
+        connection: the connection to the worker. Nothing that it sends is trusted.
+        kinds: the dataclasses that may be sent.
+
+    Raises:
+        EOFError, OSError: if the worker has died, or sent too much.
+        Exception: if the bytes are not a result; the class depends on the mistake.
+    """
+    kind, values, arrays = json.loads(connection.recv_bytes(HEADER_LIMIT))
+    values = {name: tuple(value) if isinstance(value, list) else value for name, value in values.items()}
+    for name, (dtype, shape) in arrays.items():
+        size = math.prod(shape) * np.dtype(DTYPES[dtype]).itemsize
+        data = bytearray(connection.recv_bytes(min(size, ARRAY_LIMIT)))
+        values[name] = np.ndarray(shape, DTYPES[dtype], data)  # raises an error if there are too few bytes
+    return values[""] if "" in values else {each.__name__: each for each in kinds}[kind](**values)

@@ -17,11 +17,10 @@ from adafocus_env.action import Action, masks_of, with_skipping
 from adafocus_env.build import arguments_of
 from adafocus_env.classify import classify_clips, find_skipped
 from adafocus_env.clips.store import ClipSource
-from adafocus_env.clips.tracks import Targets
+from adafocus_env.clips.transforms import Targets
 from adafocus_env.dynamics import Dynamics
 from adafocus_env.features.live import Features, Indices, LiveFeatures, by_step
 from adafocus_env.vector_env import AdaFocusVectorEnv
-from agents.evaluation.inference import policy_flops
 from agents.evaluation.metrics import PolicyEvaluation, Scores, add_gaps, summarize
 from agents.policies.baselines import (
     RULES,
@@ -334,7 +333,7 @@ def flops_of(features: Features, skipped: str = "zeros", policy_step: int = 0) -
 def policy_macs(features: Features, policy: PolicyNetwork | Predictor) -> int:
     """Count the multiply-adds of a policy per video. The multiply-adds of a custom policy are measured while it acts in the first clip."""
     if isinstance(policy, PolicyNetwork):
-        return features.num_steps * policy_flops(policy)
+        return features.num_steps * policy.step_macs
     first = np.zeros(1, np.int64)
     macs: list[int] = []
     features.glance_maps(first, np.arange(features.num_steps))  # computed now, so that their cost is not counted as the policy's

@@ -24,7 +24,7 @@ from agents.policies.networks import PolicyNetwork, check_maps, check_patch_shar
 from classifiers.classifier import Classifier
 from classifiers.crop import crop_patches
 from classifiers.errors import InputError
-from classifiers.flops import network_flops, video_flops
+from classifiers.flops import video_flops
 from classifiers.optimize import optimized
 
 Item = TypeVar("Item")
@@ -105,7 +105,7 @@ def infer(
             classifier, policy, by_decision, glances_by_decision, partial(_look, policy, classifier), exit,
             skipped=skipped, keep_threshold=keep_threshold,
         )  # fmt: skip
-    flops = video_flops(classifier, length, num_glances, steps, skipped=skipped, policy_step=policy_flops(policy))
+    flops = video_flops(classifier, length, num_glances, steps, skipped=skipped, policy_step=policy.step_macs)
     corners = done.corners.round().long() if done.corners.is_floating_point() else done.corners
     boxes = torch.cat([corners, corners + classifier.architecture.patch_size], dim=-1) * done.patch_mask[..., None]
     processed = torch.arange(steps, device=boxes.device) < done.num_steps[:, None]
@@ -298,8 +298,7 @@ def count_decisions(classifier: Classifier, policy: PolicyNetwork, num_frames: i
 
 def policy_flops(policy: PolicyNetwork) -> int:
     """Return the multiply-adds of the policy in one decision."""
-    counted: int | None = getattr(policy, "step_macs", None)  # an attribute of `ModelOnGlances`
-    return network_flops(policy, 1, 1, *policy.architecture.map_shape) if counted is None else counted
+    return policy.step_macs
 
 
 def _read_batches(clips: ClipSource, batch_size: int, *, pin: bool) -> Iterator[tuple[Tensor, Tensor]]:

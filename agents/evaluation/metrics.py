@@ -16,7 +16,7 @@ from sklearn import config_context
 from sklearn.metrics import average_precision_score
 
 from adafocus_env.action import Action, GridAction, boxes_of
-from adafocus_env.clips.tracks import Targets
+from adafocus_env.clips.transforms import Targets
 from classifiers.errors import InputError
 
 Actions = NDArray[Any]

@@ -7,7 +7,6 @@ from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from agents.evaluation.inference import policy_flops
 from agents.evaluation.metrics import Metric, table_columns
 from agents.exporting.modules import Counts
 from agents.exporting.trained import Trained
@@ -31,7 +30,7 @@ def card_text(trained: Trained, format: str, **more: Any) -> str:
     classifier, policy, result = trained.classifier, trained.policy, trained.result
     counts = Counts.of(classifier, policy)
     flops = video_flops(
-        classifier, counts.frames, counts.glances, counts.decisions, skipped=trained.skipped, policy_step=policy_flops(policy)
+        classifier, counts.frames, counts.glances, counts.decisions, skipped=trained.skipped, policy_step=policy.step_macs
     )
     columns = table_columns(result["policies"].values(), result.get("metric", "top1")) if result.get("policies") else {}
     data = "not known" if trained.card.data is None else f"`{trained.card.data}`"

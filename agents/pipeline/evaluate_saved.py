@@ -19,7 +19,7 @@ from agents.config.settings import DataConfig, EnvConfig, Evaluate
 from agents.evaluation.budgets import requested_keep, set_threshold
 from agents.evaluation.conditional_exit import ExitModel
 from agents.evaluation.evaluate import flops_of
-from agents.evaluation.inference import count_decisions, policy_flops
+from agents.evaluation.inference import count_decisions
 from agents.pipeline.builders import build_split, check_classes, features_of, in_order_of, inference_classifier
 from agents.pipeline.exit_fitting import fit_exit
 from agents.policies.networks import PolicyNetwork
@@ -74,7 +74,7 @@ def evaluate_saved(config: Evaluate) -> None:
         if config.budget is not None or config.keep is not None:
             skipping = check_solvable(config, data, policy)
             val = features_of(features.classifier, build_split(data, "val", of_data, size, display, unreadable), env)
-            share = requested_keep(config.budget, config.keep, flops_of(features, env.skipped, policy_flops(skipping)))
+            share = requested_keep(config.budget, config.keep, flops_of(features, env.skipped, skipping.step_macs))
             display.say(set_threshold(skipping, val, share))
         exit = None if config.exit is None else _exit_choice(config.exit, config, features, policy, data, of_data, env, display)
         out = Path(config.out) if config.out else None

@@ -18,8 +18,8 @@ from adafocus_env.build import choose_device
 from adafocus_env.clips.store import ClipSource
 from adafocus_env.dataset_registry import build_data
 from adafocus_env.features.live import Features
-from adafocus_env.full_information import check_full_information
 from adafocus_env.observation import OBSERVATIONS
+from adafocus_env.outcome import check_full_information
 from adafocus_env.reward import ALONE, REWARDS
 from adafocus_env.videos.dataset import check_train_split
 from agents.config.compose import flat

@@ -23,6 +23,7 @@ from agents.policies.spatial import SpatialArchitecture
 from classifiers.atomic_files import write_text
 from classifiers.checkpoint import load_tensors, read_json, save_tensors
 from classifiers.errors import InputError, lookup, refuse_if, suggestion
+from classifiers.flops import network_flops
 from classifiers.model_zoo import BUNDLED
 
 
@@ -40,12 +41,10 @@ class NetworkArchitecture(Protocol):
     @property
     def map_shape(self) -> tuple[int, int, int]:
         """See above."""
-        ...
 
     @property
     def batch_norm(self) -> bool:
         """See above."""
-        ...
 
     @classmethod
     def from_config(cls, map_shape: tuple[int, int, int], patch_share: float, config: NetworkConfig) -> "NetworkArchitecture":
@@ -56,11 +55,9 @@ class NetworkArchitecture(Protocol):
             patch_share: P / H, the side of a patch as a fraction of the side of the frame.
             config: the values of the keys.
         """
-        ...
 
     def encoder(self) -> nn.Module:
         """Return a new encoder, which maps glance maps (N, D, C, h, w) to features (N, D, F). Its attribute ``features_dim`` is F."""
-        ...
 
     def actor(self, grid: int | None, skips: bool) -> nn.Module:
         """Return a new actor, which maps features (…, F) to logits of cells (…, G²), or to locations before the sigmoid (…, 2).
@@ -69,11 +66,9 @@ class NetworkArchitecture(Protocol):
         number of patches so far. The actor's method ``for_all_counts`` maps features (N, D, F) to outputs (N, D, D, …). The third axis is
         the number of patches so far, from 0 to D − 1.
         """
-        ...
 
     def critic(self, skips: bool) -> nn.Module:
         """Return a new critic, which maps features (…, F) to values (…, 1). With skipping, the features have shape (…, F + 1)."""
-        ...
 
 
 class PolicyNetwork(nn.Module):
@@ -223,6 +218,11 @@ class PolicyNetwork(nn.Module):
 
     def _threshold(self, keep_threshold: float | None) -> float:
         return self.keep_threshold if keep_threshold is None else check_threshold(keep_threshold)
+
+    @property
+    def step_macs(self) -> int:
+        """Multiply-adds of one decision."""
+        return network_flops(self, 1, 1, *self.architecture.map_shape)
 
     def card(self) -> dict[str, object]:
         """Return the arguments of the constructor as plain values."""

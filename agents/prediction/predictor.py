@@ -16,7 +16,7 @@ from adafocus_env.build import choose_device
 from adafocus_env.videos.decoding import Failure
 from adafocus_env.videos.windows import WindowRequest
 from agents.evaluation.conditional_exit import ExitThresholds
-from agents.evaluation.inference import Inference, count_decisions, infer_batches, policy_flops
+from agents.evaluation.inference import Inference, count_decisions, infer_batches
 from agents.policies.networks import PolicyNetwork
 from agents.prediction.checkpoints import load_checkpoints
 from agents.prediction.clips import TIME_LIMIT, Clip, ClipOrigin, read_windows, request_for
@@ -224,7 +224,7 @@ class Predictor:
         num_frames = self.classifier.clip_format.num_frames
         num_glances = self.classifier.clip_format.glance_frames or num_frames
         steps = count_decisions(self.classifier, self.policy, num_frames, num_glances)
-        return video_flops(self.classifier, num_frames, num_glances, steps, skipped=self.skipped, policy_step=policy_flops(self.policy))
+        return video_flops(self.classifier, num_frames, num_glances, steps, skipped=self.skipped, policy_step=self.policy.step_macs)
 
     def _prediction(self, file: str, windows: list[ClassifiedWindow]) -> Prediction:
         windows = sorted(windows, key=lambda window: window.origin.span)

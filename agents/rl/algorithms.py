@@ -74,8 +74,8 @@ class Algorithm:
         network: the keys of `agents.config.settings.NetworkConfig` that the policy reads.
         samples_ahead: whether the random numbers of a rollout are sampled before the rollout starts.
         counts_rows: whether a step of N environments increases `num_timesteps` by N² instead of N.
-        full_information: whether the algorithm learns from the rewards of all actions (see `adafocus_env.full_information`); None: it can
-            learn either with or without these rewards.
+        full_information: whether the algorithm learns from the rewards of all actions (see `adafocus_env.outcome`); None: it can learn
+            either with or without these rewards.
     """
 
     path: str

@@ -15,7 +15,6 @@ from adafocus_env.vector_env import AdaFocusVectorEnv
 from agents.config.policy import SKIPPING
 from agents.config.settings import EnvConfig
 from agents.evaluation.evaluate import flops_of
-from agents.evaluation.inference import policy_flops
 from agents.policies.networks import NetworkArchitecture, PolicyNetwork
 from agents.rl.distributed import SharedVectorEnv
 from classifiers.errors import InputError, refuse_if
@@ -157,7 +156,7 @@ def pid_lagrangian(env: EnvConfig, features: Features, architecture: NetworkArch
     if env.target_gflops is not None:
         policy = PolicyNetwork(architecture, None if env.action == "continuous_skip" else env.grid, skips=True)
         try:
-            target = flops_of(features, env.skipped, policy_flops(policy)).keep_for(env.target_gflops)
+            target = flops_of(features, env.skipped, policy.step_macs).keep_for(env.target_gflops)
         except InputError as problem:
             raise InputError(f"env.target_gflops={env.target_gflops}: {problem}") from problem
     return None if target is None else PIDLagrangian(target, env.cost_weight_rate, env.cost_weight)

@@ -15,7 +15,7 @@ from rich import box
 from rich.console import Console, JustifyMethod
 from rich.table import Table
 
-from adafocus_env.demo.task import DEFAULT_TASK
+from adafocus_env.demo.videos import DEFAULT_TASK
 from adafocus_env.terminal import plain, printable
 from agents.config.compose import flat
 from agents.config.settings import ListRuns

@@ -14,8 +14,7 @@ from adafocus_env.build import choose_device
 from adafocus_env.clips.shards import SHARD_SIZE
 from adafocus_env.clips.store import Unreadable
 from adafocus_env.dataset_registry import build_data
-from adafocus_env.demo.task import DEFAULT_TASK
-from adafocus_env.demo.videos import data_name
+from adafocus_env.demo.videos import DEFAULT_TASK, data_name
 from adafocus_env.features.live import Features
 from adafocus_env.videos.dataset import with_classes
 from agents.config.settings import DataConfig, EnvConfig, Watch

@@ -8,8 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from adafocus_env.demo.task import DemoTask
-from adafocus_env.demo.videos import demo
+from adafocus_env.demo.videos import DemoTask, demo
 from agents.prediction.output import PREDICTIONS
 from agents.runs.run_dir import METRICS, RunDir
 from benchmarks.reliability.children import Command

@@ -18,8 +18,7 @@ import av
 import numpy as np
 from numpy.typing import NDArray
 
-from adafocus_env.demo.task import DemoTask
-from adafocus_env.demo.videos import demo
+from adafocus_env.demo.videos import DemoTask, demo
 from adafocus_env.videos.readers import open_reader
 from agents.prediction.output import PREDICTIONS
 from benchmarks.results import Aim, Section

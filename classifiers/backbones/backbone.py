@@ -11,8 +11,9 @@ from typing import Literal
 from torch import Tensor, nn
 
 from classifiers.backbones.efficientnet_lite import lite_trunk
-from classifiers.backbones.temporal_shift import TemporalShift, put_into
-from classifiers.errors import InputError
+from classifiers.backbones.library import LIBRARIES, check_model, measure, trunk
+from classifiers.backbones.temporal_shift import PLACES, TemporalShift, put_into
+from classifiers.errors import InputError, lookup, refuse_if
 
 
 class Backbone(nn.Module):
@@ -48,7 +49,13 @@ class Backbone(nn.Module):
         self.shift: TemporalShift | None = None
 
     def insert_shift(self, fraction: float, place: str) -> None:
-        """Insert a temporal shift; see `classifiers.backbones.temporal_shift.put_into`."""
+        """Insert a temporal shift; see `classifiers.backbones.temporal_shift.put_into`.
+
+        Raises:
+            InputError: If the fraction is out of range, if the place is unknown, or if the trunk has no modules at this place. The message
+                names the field.
+        """
+        check_shift(fraction, place)
         self.shift = put_into(self.features, fraction, place)
 
     def forward(self, images: Tensor, num_frames: int = 1) -> tuple[Tensor, Tensor]:
@@ -115,3 +122,49 @@ BACKBONES: dict[str, Callable[[int], Backbone]] = {
     ),
 }
 """Backbones by name, as functions of the number of classes."""
+
+
+def build_backbone(name: str, num_classes: int) -> Backbone:
+    """Return a backbone with random weights. Nothing is downloaded.
+
+    Args:
+        name: A name in `BACKBONES`, or ``torchvision/NAME`` or ``timm/NAME``.
+        num_classes: K, number of classes.
+
+    Raises:
+        InputError: If the model is unknown, or has no feature map.
+    """
+    if "/" not in name:
+        return lookup("backbone", name, BACKBONES)(num_classes)
+    measured = measure(name)
+    return Backbone(trunk(name), measured.channels, num_classes, map_bounds=measured.bounds)
+
+
+def check_name(field: str, name: str) -> None:
+    """Check the name of a backbone. (Whether a library's model can be a backbone is checked when it is built.)
+
+    Raises:
+        InputError: If the library or the model is unknown, or if the library is not installed. For an unknown name, the message suggests
+            the nearest name.
+    """
+    if "/" in name:
+        check_model(field, name)
+        return
+    refuse_if(
+        name not in BACKBONES and name in LIBRARIES["torchvision"].names(),
+        f"{field}={name!r} is not known; did you mean 'torchvision/{name}'?",
+    )
+    lookup(field, name, BACKBONES)
+
+
+def check_shift(fraction: float, place: str) -> None:
+    """Check the settings of the shift.
+
+    Raises:
+        InputError: If the fraction is out of range, or the place is unknown.
+    """
+    refuse_if(
+        not 0 <= fraction <= 0.5,
+        f"shift={fraction} is out of range; choose a share of the channels from 0 to 0.5 (the paper's is 1/8, 0 is none)",
+    )
+    lookup("shift_place", place, PLACES)

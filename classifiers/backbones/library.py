@@ -1,6 +1,4 @@
-"""Find backbones by name.
-
-A name is a key of `BACKBONES`, or ``torchvision/NAME`` or ``timm/NAME`` for any image classifier of these libraries that has a feature map.
+"""Backbones from libraries: any image classifier of torchvision or timm that has a feature map. Their names are ``LIBRARY/NAME``.
 
 The properties of a library's model are measured on PyTorch's meta device, where tensors have shapes but no values.
 """
@@ -17,8 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
-from classifiers.backbones.backbone import BACKBONES, Backbone
-from classifiers.errors import InputError, lookup, refuse_if, suggestion
+from classifiers.errors import InputError, refuse_if, suggestion
 
 SIZES = (224, 320)  # pixels; the map of the larger image must have more rows and columns
 _REFUSED = (
@@ -47,37 +44,14 @@ class Measured:
     bounds: tuple[float, float]
 
 
-def build_backbone(name: str, num_classes: int) -> Backbone:
-    """Return a backbone with random weights. Nothing is downloaded.
-
-    Args:
-        name: A name in `BACKBONES`, or ``LIBRARY/NAME``.
-        num_classes: K, number of classes.
-
-    Raises:
-        InputError: If the model is unknown, or has no feature map.
-    """
-    if "/" not in name:
-        return lookup("backbone", name, BACKBONES)(num_classes)
-    measured = measure(name)
-    return Backbone(trunk(name), measured.channels, num_classes, map_bounds=measured.bounds)
-
-
-def check_name(field: str, name: str) -> None:
-    """Check the name of a backbone. (Whether a library's model can be a backbone is checked when it is built.)
+def check_model(field: str, name: str) -> None:
+    """Check that a model ``LIBRARY/NAME`` exists. (Whether it can be a backbone is checked when it is built.)
 
     Raises:
         InputError: If the library or the model is unknown, or if the library is not installed. For an unknown name, the message suggests
             the nearest name.
     """
-    library, slash, model = name.partition("/")
-    refuse_if(
-        not slash and name not in BACKBONES and name in LIBRARIES["torchvision"].names(),
-        f"{field}={name!r} is not known; did you mean 'torchvision/{name}'?",
-    )
-    if not slash:
-        lookup(field, name, BACKBONES)
-        return
+    library, _, model = name.partition("/")
     if library not in LIBRARIES:
         hint = suggestion(library, LIBRARIES, suffix=f"/{model}")
         raise InputError(f"{field}={name!r} is of no known library; {hint}choose torchvision/NAME or timm/NAME")
@@ -103,7 +77,11 @@ def check_size(field: str, size: int, name: str) -> None:
 
 @lru_cache(maxsize=8)
 def measure(name: str) -> Measured:
-    """Measure the properties of a library's model. Raises the same errors as `build_backbone`."""
+    """Measure the properties of a library's model.
+
+    Raises:
+        InputError: If the model is unknown, or has no feature map.
+    """
     with torch.random.fork_rng(devices=[]):  # the random state must not depend on the cache
         on_meta = trunk(name).to("meta").eval()
     try:
@@ -121,7 +99,7 @@ def trunk(name: str, pretrained: bool = False) -> nn.Module:
         name: ``LIBRARY/NAME``.
         pretrained: Whether to load the library's weights. The weights are downloaded unless they are cached.
     """
-    check_name("backbone", name)
+    check_model("backbone", name)
     library, _, model = name.partition("/")
     with torch.random.fork_rng(devices=[], enabled=pretrained), warnings.catch_warnings(), torch.device("cpu"):
         warnings.simplefilter("ignore", FutureWarning)  # the warnings are about defaults of torchvision that are not used here

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from classifiers.backbones.efficientnet_lite import LiteBlock
-from classifiers.errors import lookup, refuse_if
+from classifiers.errors import refuse_if
 
 
 def shift_channels(features: Tensor, num_frames: int, fraction: float) -> Tensor:
@@ -67,10 +67,8 @@ def put_into(trunk: nn.Module, fraction: float, place: str) -> TemporalShift:
         place: Name in `PLACES`.
 
     Raises:
-        InputError: If the fraction is out of range, if the place is unknown, or if the trunk has no modules at this place. The message
-            names the field.
+        InputError: If the trunk has no modules at this place. The message names the field.
     """
-    check_shift(fraction, place)
     targets = PLACES[place](trunk)
     refuse_if(
         not targets and _before_blocks(trunk),
@@ -82,19 +80,6 @@ def put_into(trunk: nn.Module, fraction: float, place: str) -> TemporalShift:
         target.register_forward_pre_hook(shift)
     shift.modules = tuple(name for name, module in trunk.named_modules() if any(module is target for target in targets))
     return shift
-
-
-def check_shift(fraction: float, place: str) -> None:
-    """Check the settings of the shift.
-
-    Raises:
-        InputError: If the fraction is out of range, or the place is unknown.
-    """
-    refuse_if(
-        not 0 <= fraction <= 0.5,
-        f"shift={fraction} is out of range; choose a share of the channels from 0 to 0.5 (the paper's is 1/8, 0 is none)",
-    )
-    lookup("shift_place", place, PLACES)
 
 
 def _inside_residual_blocks(trunk: nn.Module) -> list[nn.Module]:

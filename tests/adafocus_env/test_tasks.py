@@ -22,8 +22,7 @@ import adafocus_env
 from adafocus_env import ARGUMENTS, tasks
 from adafocus_env.build import DEMO_FRAMES
 from adafocus_env.dataset_registry import build_data
-from adafocus_env.demo.task import DEFAULT_TASK, RENDERER_VERSION, TaskName
-from adafocus_env.demo.videos import TASKS, data_name, demo
+from adafocus_env.demo.videos import DEFAULT_TASK, RENDERER_VERSION, TASKS, TaskName, data_name, demo
 from adafocus_env.env import AdaFocusEnv
 from adafocus_env.settings import EnvSettings
 from agents import evaluate, train_ppo

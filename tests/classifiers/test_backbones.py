@@ -25,9 +25,9 @@ from agents.config.settings import ArchitectureConfig, TrainPPO
 from agents.pipeline.builders import choose_classifier
 from classifiers import checkpoint
 from classifiers.backbones import imagenet as pretrained
-from classifiers.backbones.backbone import BACKBONES
+from classifiers.backbones.backbone import BACKBONES, build_backbone
 from classifiers.backbones.imagenet import new_classifier, normalisation, prepared
-from classifiers.backbones.library import build_backbone, measure
+from classifiers.backbones.library import measure
 from classifiers.classifier import Classifier
 from classifiers.errors import InputError
 from classifiers.flops import classifier_flops, multiply_adds

@@ -8,8 +8,7 @@ import pytest
 from adafocus_env.demo.lookalikes import HALO, SPACING, draw_lookalikes
 from adafocus_env.demo.lookalikes import _paths as drawn_paths
 from adafocus_env.demo.renderer import draw
-from adafocus_env.demo.task import DemoTask
-from adafocus_env.demo.videos import TASKS, demo
+from adafocus_env.demo.videos import TASKS, DemoTask, demo
 from adafocus_env.demo.videos import _digits as digits_of
 from adafocus_env.demo.videos import _scene as scene_of
 from classifiers.errors import InputError

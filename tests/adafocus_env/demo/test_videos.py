@@ -9,9 +9,8 @@ from conftest import TASK
 from PIL import Image
 
 import benchmarks
-from adafocus_env.demo.renderer import JITTER, draw
-from adafocus_env.demo.task import PLACES, DemoTask
-from adafocus_env.demo.videos import CLASSES, TASKS, demo, render, render_video, target_digit
+from adafocus_env.demo.renderer import JITTER, draw, render_video
+from adafocus_env.demo.videos import CLASSES, PLACES, TASKS, DemoTask, demo, render, target_digit
 from adafocus_env.demo.videos import _digits as digits_of
 from adafocus_env.demo.videos import _scene as scene_of
 from classifiers.errors import InputError

@@ -13,8 +13,7 @@ import pytest
 from videos import cut_in_half, square_frames, write_video
 
 from adafocus_env.videos import decoding
-from adafocus_env.videos.answers import receive, send
-from adafocus_env.videos.decoding import Failure, WorkerProcess, run_in_workers
+from adafocus_env.videos.decoding import Failure, WorkerProcess, receive, run_in_workers, send
 from adafocus_env.videos.readers import DecodedClip, DecodeRequest, file_reader
 from classifiers.errors import InputError
 

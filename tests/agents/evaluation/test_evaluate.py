@@ -10,7 +10,7 @@ from PIL import Image, ImageDraw
 from rich.console import Console
 
 from adafocus_env.action import ContinuousAction, GridAction
-from adafocus_env.clips.tracks import Targets
+from adafocus_env.clips.transforms import Targets
 from adafocus_env.features.live import LiveFeatures
 from adafocus_env.vector_env import AdaFocusVectorEnv
 from agents.evaluation import evaluate as evaluation
