@@ -11,7 +11,6 @@ from torch.nn import functional as F
 from agents.exporting.modules import PolicyModule, Signature
 from agents.policies.networks import patch_mask_below
 from classifiers.classifier import Classifier
-from classifiers.crop import crop_patches
 from classifiers.errors import refuse_if
 
 TOLERANCE = 1e-4  # largest allowed difference in probabilities, and in locations as fractions of their range
@@ -40,20 +39,18 @@ def compare(classifier: Classifier, modules: Mapping[str, Signature], files: Map
     exported = {name: onnx_call(file) for name, file in files.items()}
     policy = modules["policy"].module
     assert isinstance(policy, PolicyModule)
-    glance_frames = random_clips(classifier, modules["glancer"].inputs["frames"].shape[1])
+    glance_frames, frames = (random_clips(classifier, modules[name].inputs["frames"].shape[1]) for name in ("glancer", "focuser"))
     maps, glances = original["glancer"](frames=glance_frames)
     *chosen, corners, mask = original["policy"](maps=maps)
-    patches = patches_at(classifier, corners, modules["focuser"].inputs["patches"].shape[1])
-    [vectors] = original["focuser"](patches=patches.flatten(0, 1))
-    shape = patches.shape[:2]
+    [vectors] = original["focuser"](frames=frames, corners=corners, patch_mask=mask)
 
     def classify(head: Call, glances: Tensor, vectors: Tensor) -> Tensor:
-        return head(glance_vectors=glances, focus_vectors=vectors.unflatten(0, shape), patch_mask=mask)[0]
+        return head(glance_vectors=glances, focus_vectors=vectors, patch_mask=mask)[0]
 
     probabilities = classify(original["head"], glances, vectors)
     their_maps, their_glances = exported["glancer"](frames=glance_frames)
     *their_choice, their_corners, their_mask = exported["policy"](maps=maps)
-    [their_vectors] = exported["focuser"](patches=patches.flatten(0, 1))
+    [their_vectors] = exported["focuser"](frames=frames, corners=corners, patch_mask=mask)
     differences = {
         "glancer": max(
             _largest(original["policy"](maps=their_maps)[:-2], chosen),
@@ -63,10 +60,6 @@ def compare(classifier: Classifier, modules: Mapping[str, Signature], files: Map
         "focuser": _largest([classify(original["head"], glances, their_vectors)], [probabilities]),
         "head": _largest([classify(exported["head"], glances, vectors)], [probabilities]),
     }
-    if "crop" in exported:
-        [their_patches] = exported["crop"](crop_frames=decision_frames(classifier, *patches.shape[1:3]), corners=corners.flatten(0, 1))
-        [from_theirs] = original["focuser"](patches=their_patches)
-        differences["crop"] = _largest([classify(original["head"], glances, from_theirs)], [probabilities])
     refuse_if(
         not all(each <= TOLERANCE for each in differences.values()),
         f"format=onnx: the files differ from PyTorch by more than {TOLERANCE:g} in probabilities: "
@@ -100,24 +93,11 @@ def onnx_call(file: bytes) -> Call:
 
 
 def random_clips(classifier: Classifier, num_frames: int) -> Tensor:
-    """Return normalised frames (`CLIPS`, num_frames, 3, H, W) that show noise of several sizes. The noise is the same in every call."""
+    """Return the pixels (`CLIPS`, num_frames, H, W, 3) of frames that show noise of several sizes. The noise is the same in every call."""
     size, generator = classifier.architecture.size, torch.Generator().manual_seed(0)
     noise = [torch.rand(CLIPS * num_frames, 3, side, side, generator=generator) for side in (2, 8, size)]
     frames = torch.stack([F.interpolate(each, (size, size), mode="bilinear") for each in noise]).mean(0)
-    return classifier.normalise((255 * frames).to(torch.uint8)).unflatten(0, (CLIPS, num_frames))
-
-
-def decision_frames(classifier: Classifier, decisions: int, repeats: int) -> Tensor:
-    """Return the frames (N·D, f, 3, H, W) of the D decisions of random clips."""
-    return random_clips(classifier, decisions * repeats).unflatten(1, (decisions, repeats)).flatten(0, 1)
-
-
-def patches_at(classifier: Classifier, corners: Tensor, repeats: int) -> Tensor:
-    """Return patches (N, D, f, 3, P, P) of random clips, cropped at the corners (N, D, 2)."""
-    frames = decision_frames(classifier, corners.shape[1], repeats).flatten(0, 1)
-    source = torch.arange(len(frames))
-    patches = crop_patches(frames, source, corners.repeat_interleave(repeats, dim=1).flatten(0, 1), classifier.architecture.patch_size)
-    return patches.unflatten(0, (*corners.shape[:2], repeats))
+    return (255 * frames).to(torch.uint8).movedim(1, -1).contiguous().unflatten(0, (CLIPS, num_frames))
 
 
 def _largest(found: Sequence[Tensor], expected: Sequence[Tensor]) -> float:

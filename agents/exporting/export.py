@@ -20,7 +20,7 @@ from classifiers import checkpoint
 from classifiers.atomic_files import replacing, write_text
 from classifiers.errors import InputError, refuse_if
 
-ONNX = {name: f"{name}.onnx" for name in ("glancer", "policy", "crop", "focuser", "head")}
+ONNX = {name: f"{name}.onnx" for name in ("glancer", "policy", "focuser", "head")}
 WRITTEN = (checkpoint.CARD, METADATA_FILE, checkpoint.WEIGHTS, networks.CARD, networks.WEIGHTS, README, EXIT_FILE, *ONNX.values())
 """The files of all formats.
 

@@ -1,9 +1,8 @@
 """The modules that are exported. The modules are run on whole clips, in the order glancer, policy, focuser, head.
 
 Each of N clips has T frames of the focuser, G frames of the glancer, and D decisions with f = T / D frames per decision. T, G, D and f are
-constants in a file; N may vary. The modules compute the same results as `agents.evaluation.inference.infer`. The program that runs the
-modules must itself crop the patches, after the policy and before the focuser. If patches are interpolated, the crop is a fifth module.
-`signatures` returns the names and shapes of all inputs and outputs.
+constants in a file; N may vary. The modules compute the same results as `agents.evaluation.inference.infer`. Glancer and focuser take
+decoded pixels, which they normalise, and the focuser crops the patches. `signatures` returns the names and shapes of inputs and outputs.
 """
 
 from __future__ import annotations
@@ -52,7 +51,7 @@ class Counts:
 
 
 class GlanceModule(nn.Module):
-    """Compute glance maps and glance vectors from normalised frames. The frames are resized to the glancer's input size.
+    """Normalise frames, resize them to the glancer's input size, and compute glance maps and glance vectors.
 
     Args:
         classifier: The frozen classifier.
@@ -64,8 +63,8 @@ class GlanceModule(nn.Module):
         self.classifier, self.counts = classifier, counts
 
     def forward(self, frames: Tensor) -> tuple[Tensor, Tensor]:
-        """Return glance maps (N, D, G/D·C, h, w) and glance vectors (N, D, C) for frames (N, G, 3, H, W)."""
-        return glance_at(self.classifier, frames, self.counts.decisions)
+        """Return glance maps (N, D, G/D·C, h, w) and glance vectors (N, D, C) for uint8 frames (N, G, H, W, 3)."""
+        return glance_at(self.classifier, self.classifier.normalise(frames.movedim(-1, -3)), self.counts.decisions)
 
 
 class PolicyModule(nn.Module):
@@ -114,27 +113,8 @@ class PolicyModule(nn.Module):
         return (output[..., -1] - output[..., :-1].amax(-1)).sigmoid()
 
 
-class CropModule(nn.Module):
-    """Interpolate patches from normalised frames at real-valued corners (`classifiers.crop`).
-
-    Args:
-        patch_size: P in pixels.
-    """
-
-    def __init__(self, patch_size: int) -> None:
-        super().__init__()
-        self.patch_size = patch_size
-
-    def forward(self, crop_frames: Tensor, corners: Tensor) -> Tensor:
-        """Return the patches (M, f, 3, P, P) at the corners (M, 2) of the frames (M, f, 3, H, W) of M decisions."""
-        repeats = crop_frames.shape[1]
-        source = torch.arange(crop_frames.shape[0] * repeats, device=corners.device)
-        patches = crop_at_corners(crop_frames.flatten(0, 1), source, corners.repeat_interleave(repeats, dim=0), self.patch_size)
-        return patches.unflatten(0, (-1, repeats))
-
-
 class FocusModule(nn.Module):
-    """Compute focus vectors from normalised patches.
+    """Normalise frames, crop the patches out of them, and compute the focus vectors of the patches. Skipped frames are not processed.
 
     Args:
         classifier: The frozen classifier.
@@ -144,9 +124,25 @@ class FocusModule(nn.Module):
         super().__init__()
         self.classifier = classifier
 
-    def forward(self, patches: Tensor) -> Tensor:
-        """Return the focus vectors (M, f, F) for the patches (M, f, 3, P, P) of M decisions."""
-        return self.classifier.focus(patches.flatten(0, 1), patches.shape[1]).unflatten(0, (-1, patches.shape[1]))
+    def forward(self, frames: Tensor, corners: Tensor, patch_mask: Tensor) -> Tensor:
+        """Return the focus vectors (N, D, f, F), which are 0 for skipped frames.
+
+        Args:
+            frames: Pixels of the focuser's frames, uint8 (N, T, H, W, 3).
+            corners: Corners of the patches (N, D, 2), in whole pixels, or real numbers if patches are interpolated.
+            patch_mask: (N, D), the decisions with a patch.
+        """
+        repeats, mask = frames.shape[1] // corners.shape[1], patch_mask.flatten()
+        decisions = mask.nonzero()[:, 0]
+        if torch.compiler.is_exporting():
+            torch._check(decisions.shape[0] > 0)  # otherwise, the export fails in layers with a special case for no images
+        source = (decisions[:, None] * repeats + torch.arange(repeats, device=decisions.device)).flatten()
+        images = self.classifier.normalise(frames.movedim(-1, -3)).flatten(0, 1)
+        corners_of_patches = corners.flatten(0, 1)[decisions].repeat_interleave(repeats, dim=0).to(images.dtype)
+        patches = crop_at_corners(images, source, corners_of_patches, self.classifier.architecture.patch_size)
+        vectors = self.classifier.focus(patches, repeats).unflatten(0, (-1, repeats))
+        zeros_and_vectors = torch.cat([vectors.new_zeros(1, *vectors.shape[1:]), vectors])
+        return zeros_and_vectors[mask.cumsum(0) * mask].unflatten(0, corners.shape[:2])
 
 
 class HeadModule(nn.Module):
@@ -203,19 +199,17 @@ class Signature:
 
     Attributes:
         module: The module.
-        inputs: Maps the name of each input to an example with 2 clips (or decisions).
+        inputs: Maps the name of each input to an example with 2 clips. The number of clips may vary.
         outputs: Names of the outputs.
-        axis: Name of the first axis, whose length may vary.
     """
 
     module: nn.Module
     inputs: dict[str, Tensor]
     outputs: tuple[str, ...]
-    axis: str = "clips"
 
 
 def signatures(classifier: Classifier, policy: PolicyNetwork, skipped: str) -> dict[str, Signature]:
-    """Return the four modules by name, in the order of the data flow. If patches are interpolated, ``crop`` is a fifth module.
+    """Return the four modules by name, in the order of the data flow.
 
     Args:
         classifier: The frozen classifier, on the CPU.
@@ -225,23 +219,21 @@ def signatures(classifier: Classifier, policy: PolicyNetwork, skipped: str) -> d
     Raises:
         InputError: If the frames cannot be divided equally among the decisions.
     """
-    counts, sizes = Counts.of(classifier, policy), classifier.architecture
-    decisions, repeats = counts.decisions, counts.frames_per_decision
+    counts, size = Counts.of(classifier, policy), classifier.architecture.size
+    decisions = counts.decisions
     chosen = ("probabilities" if policy.grid else "locations", *(["skip"] if policy.skips else []), "corners", "patch_mask")
-    frames = torch.zeros(2, counts.glances, 3, sizes.size, sizes.size)
-    patches = torch.zeros(2, repeats, 3, sizes.patch_size, sizes.patch_size)
+    glance_frames, frames = (torch.zeros(2, count, size, size, 3, dtype=torch.uint8) for count in (counts.glances, counts.frames))
+    corners = torch.zeros(2, decisions, 2, dtype=torch.float32 if policy.interpolated else torch.int64)
+    patch_mask = torch.ones(2, decisions, dtype=torch.bool)
+    maps = torch.zeros(2, decisions, *policy.architecture.map_shape)
     vectors = {
         "glance_vectors": torch.zeros(2, decisions, classifier.glancer.vector_size),
-        "focus_vectors": torch.zeros(2, decisions, repeats, classifier.focuser.vector_size),
-        "patch_mask": torch.zeros(2, decisions, dtype=torch.bool),
+        "focus_vectors": torch.zeros(2, decisions, counts.frames_per_decision, classifier.focuser.vector_size),
     }
-    crop = {"crop_frames": torch.zeros(2, repeats, 3, sizes.size, sizes.size), "corners": torch.zeros(2, 2)}
+    patches = {"frames": frames, "corners": corners, "patch_mask": patch_mask}
     return {
-        "glancer": Signature(GlanceModule(classifier, counts), {"frames": frames}, ("maps", "glance_vectors")),
-        "policy": Signature(
-            PolicyModule(policy, classifier), {"maps": torch.zeros(2, decisions, *policy.architecture.map_shape)}, chosen
-        ),
-        **({"crop": Signature(CropModule(sizes.patch_size), crop, ("patches",), "decisions")} if policy.interpolated else {}),
-        "focuser": Signature(FocusModule(classifier), {"patches": patches}, ("focus_vectors",), axis="decisions"),
-        "head": Signature(HeadModule(classifier, skipped), vectors, ("probabilities",)),
+        "glancer": Signature(GlanceModule(classifier, counts), {"frames": glance_frames}, ("maps", "glance_vectors")),
+        "policy": Signature(PolicyModule(policy, classifier), {"maps": maps}, chosen),
+        "focuser": Signature(FocusModule(classifier), patches, ("focus_vectors",)),
+        "head": Signature(HeadModule(classifier, skipped), {**vectors, "patch_mask": patch_mask}, ("probabilities",)),
     }

@@ -46,7 +46,7 @@ def to_onnx(name: str, signature: Signature, metadata: Mapping[str, Any]) -> byt
     """
     from onnx_ir.passes.common import ClearMetadataAndDocStringPass  # onnx_ir is installed with onnxscript
 
-    inputs, axes = signature.inputs, {0: Dim(signature.axis)}
+    inputs, axes = signature.inputs, {0: Dim("clips")}
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # about versions and defaults of the exporter

@@ -7,7 +7,7 @@ import torch
 from random_networks import PUBLISHED, SPATIAL, policy_of, tiny
 
 from agents.evaluation.inference import infer
-from agents.exporting.comparison import decision_frames, patches_at, random_clips, torch_call
+from agents.exporting.comparison import random_clips, torch_call
 from agents.exporting.modules import Counts, signatures
 from classifiers.heads import HEADS
 from classifiers.optimize import PLAIN, with_execution
@@ -21,16 +21,20 @@ def chain(classifier, policy, skipped):
     with torch.no_grad():
         maps, glances = call["glancer"](frames=random_clips(classifier, counts.glances))
         *chosen, corners, mask = call["policy"](maps=maps)
-        patches = patches_at(classifier, corners, counts.frames_per_decision)
-        [vectors] = call["focuser"](patches=patches.flatten(0, 1))
-        vectors = vectors.unflatten(0, mask.shape) + torch.where(mask, 0.0, torch.nan)[..., None, None]  # not read where it is skipped
+        [vectors] = call["focuser"](frames=random_clips(classifier, counts.frames), corners=corners, patch_mask=mask)
+        assert not vectors[~mask].any()
+        vectors = vectors + torch.where(mask, 0.0, torch.nan)[..., None, None]  # not read where it is skipped
         [probabilities] = call["head"](glance_vectors=glances, focus_vectors=vectors, patch_mask=mask)
     return chosen, corners, mask, probabilities
 
 
+def normalised_clips(classifier, num_frames):
+    return classifier.normalise(random_clips(classifier, num_frames).movedim(-1, -3))
+
+
 def assert_as_inference(classifier, policy, skipped="zeros"):
     counts = Counts.of(classifier, policy)
-    frames, glances = (random_clips(classifier, count) for count in (counts.frames, counts.glances))
+    frames, glances = (normalised_clips(classifier, count) for count in (counts.frames, counts.glances))
     expected = infer(with_execution(classifier, PLAIN), policy, frames, glances, skipped=skipped)
     _, corners, mask, probabilities = chain(classifier, policy, skipped)
     repeats = counts.frames_per_decision
@@ -57,7 +61,7 @@ def test_policies_that_skip(architecture, grid, skipped):
 
 
 def chain_maps(classifier):
-    maps, _ = classifier.glance(random_clips(classifier, 4).flatten(0, 1))
+    maps, _ = classifier.glance(normalised_clips(classifier, 4).flatten(0, 1))
     return maps.unflatten(0, (-1, 4))
 
 
@@ -79,7 +83,7 @@ def test_continuous_locations():
 
 
 @pytest.mark.parametrize("head", ["gru", "mean"])
-def test_interpolated_patches_are_cropped_by_a_module(head):
+def test_interpolated_patches(head):
     """With ``mean`` two frames of a decision have the same patch."""
     several = {"shift": 0.125, "glance_frames": 8} if head == "mean" else {}
     classifier = tiny(head, **several)
@@ -87,10 +91,6 @@ def test_interpolated_patches_are_cropped_by_a_module(head):
     _, corners, _, probabilities = chain(classifier, policy, "zeros")
     assert corners.is_floating_point() and (corners != corners.round()).any()
     counts = Counts.of(classifier, policy)
-    frames, glances = (random_clips(classifier, count) for count in (counts.frames, counts.glances))
+    frames, glances = (normalised_clips(classifier, count) for count in (counts.frames, counts.glances))
     expected = infer(with_execution(classifier, PLAIN), policy, frames, glances)
     assert torch.allclose(probabilities, expected.logits.softmax(-1), atol=1e-5)
-    crop = signatures(classifier, policy, "zeros")["crop"].module
-    repeats = counts.frames_per_decision
-    cut = crop(decision_frames(classifier, counts.decisions, repeats), corners.flatten(0, 1))
-    assert torch.equal(cut, patches_at(classifier, corners, repeats).flatten(0, 1))

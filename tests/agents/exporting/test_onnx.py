@@ -13,7 +13,7 @@ from torch import nn
 
 from agents.config.settings import Export
 from agents.exporting import comparison
-from agents.exporting.comparison import TOLERANCE, compare, onnx_call, random_clips
+from agents.exporting.comparison import TOLERANCE, compare, onnx_call
 from agents.exporting.export import export
 from agents.exporting.modules import signatures
 from agents.exporting.onnx_files import METADATA, to_onnx
@@ -135,6 +135,18 @@ def test_a_file_gives_what_its_module_gives():
 
 
 @pytest.mark.slow
+def test_focus_vectors_of_skipped_frames_are_zero():
+    """The file also processes clips without any patch."""
+    policy = policy_of(replace(SPATIAL, map_shape=(64, 6, 6)))
+    focuser = signatures(tiny("mean", shift=0.125, glance_frames=8), policy, "zeros")["focuser"]
+    call = onnx_call(to_onnx("focuser", focuser, {}))
+    for mask in ([[True, False], [False, True]], [[False, False], [True, False]], [[False, False], [False, False]]):
+        mask = torch.tensor(mask)
+        [vectors] = call(**{**focuser.inputs, "patch_mask": mask})
+        assert torch.equal(vectors.flatten(2).any(-1), mask)
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("head", HEADS)
 def test_heads(head):
     assert max(differences(tiny(head), policy_of(), names=["head"]).values()) <= TOLERANCE
@@ -157,8 +169,8 @@ def test_policies(architecture, grid, skips):
 
 @pytest.mark.slow
 def test_interpolated_patches():
-    found = differences(tiny(), policy_of(grid=None, interpolated=True), names=["policy", "crop"])
-    assert set(found) == {"glancer", "policy", "crop", "focuser", "head"} and max(found.values()) <= TOLERANCE
+    found = differences(tiny(), policy_of(grid=None, interpolated=True), names=["policy", "focuser"])
+    assert set(found) == {"glancer", "policy", "focuser", "head"} and max(found.values()) <= TOLERANCE
 
 
 def test_wrong_patches_are_found():
@@ -169,11 +181,11 @@ def test_wrong_patches_are_found():
         patch.setattr(comparison, "onnx_call", lambda file: file)
         assert max(compare(classifier, modules, calls).values()) == 0
 
-        def rounded(crop_frames, corners):
-            return calls["crop"](crop_frames=crop_frames, corners=corners.floor())
+        def rounded(frames, corners, patch_mask):
+            return calls["focuser"](frames=frames, corners=corners.floor(), patch_mask=patch_mask)
 
-        with pytest.raises(InputError, match=r"crop [1-9]\.\de[-+]"):
-            compare(classifier, modules, {**calls, "crop": rounded})
+        with pytest.raises(InputError, match=r"focuser [1-9]\.\de[-+]"):
+            compare(classifier, modules, {**calls, "focuser": rounded})
 
 
 @pytest.mark.slow
@@ -197,7 +209,7 @@ def test_backbones_at_full_size(glancer, focuser, shift, names):
     with torch.random.fork_rng():
         torch.manual_seed(0)
         classifier = Classifier(architecture, ("a", "b", "c")).freeze()
-        maps = tuple(classifier.glance(random_clips(classifier, 1)[0])[0].shape[1:])
+        maps = tuple(classifier.glance(torch.zeros(1, 3, 224, 224))[0].shape[1:])
         policy = PolicyNetwork(SpatialArchitecture(maps, 96 / 224), 7).eval().requires_grad_(False)
     classifier.clip_format = ClipFormat(2)
     assert max(differences(classifier, policy, names=names).values()) <= TOLERANCE
