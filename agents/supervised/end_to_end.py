@@ -31,10 +31,23 @@ LOSSES: Mapping[str, float] = {"policy": 0.5, "random": 0.5, "glance": 1.0, "pol
 are scores of auxiliary heads: `glance` for the glance vectors, `policy_patch` for the focus vectors of the policy's patches, and
 `random_patch` for the focus vectors of the random patches."""
 FROZEN_LOSSES: Mapping[str, float] = {"alone": 1.0}
-"""Maps every output to the weight of its cross-entropy if only the policy is trained.
+"""Maps every output to the weight of its loss, `lack_of_confidence`, if only the policy is trained.
 
 The head classifies each decision separately, from its initial state, as in the reward `standalone`. Scores after a whole clip would depend
 little on a single patch, because one good patch in a clip is enough."""
+
+
+def lack_of_confidence(scores: Tensor, labels: Tensor) -> Tensor:
+    """Return 1 − p, averaged over all scores, where p is the probability of the label. p is the reward `standalone`.
+
+    This loss trains a policy while the classifier is frozen. A cross-entropy would be high above all for patches on a digit or object of
+    another class. It therefore teaches a policy that has not found the target yet to look at empty places, where it stays.
+
+    Args:
+        scores: Class scores (M, K).
+        labels: Labels (M,).
+    """
+    return 1 - scores.float().softmax(-1).gather(1, labels[:, None]).mean()
 
 
 def train_end_to_end(
@@ -78,7 +91,7 @@ def train_end_to_end(
     return train_epochs(
         [actor] if freeze else [*networks, actor], clips, scores, learning, seed=seed, device=classifier.device,
         frozen=[network.module for network in networks] if freeze else (), weights=FROZEN_LOSSES if freeze else LOSSES,
-        max_grad_norm=config.max_grad_norm, checkpoints=checkpoints,
+        loss=lack_of_confidence if freeze else nn.functional.cross_entropy, max_grad_norm=config.max_grad_norm, checkpoints=checkpoints,
     )  # fmt: skip
 
 

@@ -27,6 +27,7 @@ from classifiers.errors import InputError, refuse_if
 from classifiers.optimize import check_compiler, check_precision
 
 Learning = SupervisedConfig | EndToEndConfig
+Loss = Callable[[Tensor, Tensor], Tensor]
 OPTIMIZERS: dict[str, Callable[[list[dict[str, Any]], Learning], Optimizer]] = {
     "adamw": lambda groups, config: AdamW(groups, config.learning_rate, weight_decay=config.weight_decay),
     "sgd": lambda groups, config: SGD(groups, config.learning_rate, momentum=config.momentum, weight_decay=config.weight_decay),
@@ -59,13 +60,14 @@ def train_epochs(
     device: torch.device,
     frozen: Sequence[nn.Module] = (),
     weights: Mapping[str, float] | None = None,
+    loss: Loss = nn.functional.cross_entropy,
     max_grad_norm: float | None = None,
     checkpoints: EpochCheckpoint | None = None,
 ) -> Iterator[dict[str, float]]:
-    """Train networks with cross-entropy. Yield the mean loss, the accuracy and the highest learning rate of every epoch.
+    """Train networks. Yield the mean loss, the accuracy and the highest learning rate of every epoch.
 
-    If ``scores`` returns several outputs, the loss is the weighted sum of their cross-entropies, and the accuracy is that of the first
-    output. With several outputs, the cross-entropy of each output is also yielded, under the key ``loss_NAME``.
+    If ``scores`` returns several outputs, the loss is the weighted sum of their losses, and the accuracy is that of the first output. With
+    several outputs, the loss of each output is also yielded, under the key ``loss_NAME``.
 
     Only the trained networks are in training mode. Random numbers depend only on ``seed`` and the epoch, except for PyTorch's dropout. If
     there are several processes (`adafocus_env.distributed`), each of them processes a share of the clips of every step. With several
@@ -82,6 +84,7 @@ def train_epochs(
         device: Device of the networks.
         frozen: Modules that are used in the forward pass but not trained.
         weights: Maps the names of the R outputs to the weights of their losses; None: there is one output.
+        loss: Function that takes scores (M, K) and labels (M,) and returns a loss, which is minimised.
         max_grad_norm: The gradient is clipped to this norm, computed over all trained parameters together; None: no clipping.
         checkpoints: Saves the training within epochs. After every epoch, the training is saved when the caller requests the next epoch. If
             there is a checkpoint, training resumes from it and yields the remaining epochs, which are bit-identical to those of an
@@ -93,7 +96,7 @@ def train_epochs(
             weight that is not finite, the message names the epoch and the clips.
         Stopped: If the user asked to stop. Everything is saved before.
     """
-    training = _Training(trainables, clips, scores, config, seed, device, frozen, weights or {}, max_grad_norm, checkpoints)
+    training = _Training(trainables, clips, scores, config, seed, device, frozen, weights or {}, loss, max_grad_norm, checkpoints)
     while training.position.epoch < config.epochs:
         yield training.train_epoch()
         if checkpoints is not None:
@@ -138,12 +141,13 @@ class _Training:
         device: torch.device,
         frozen: Sequence[nn.Module],
         weights: Mapping[str, float],
+        loss: Loss,
         max_grad_norm: float | None,
         checkpoints: EpochCheckpoint | None,
     ) -> None:
         check_settings(config, device)
         self.position = _Position()
-        self._weights, self._max_grad_norm = weights, max_grad_norm
+        self._weights, self._loss, self._max_grad_norm = weights, loss, max_grad_norm
         self.identity = {**asdict(config), "seed": seed, "clips": _digest(clips)}
         self._clips, self._config, self._seed, self._device, self._checkpoints = clips, config, seed, device, checkpoints
         self._batches = math.ceil(clips.epoch_size / config.batch_size)
@@ -216,7 +220,7 @@ class _Training:
             self._model.batch_norm.has_samples = len(microbatch.clips) > 0
             with model.no_sync() if number < microbatches and isinstance(model, DistributedDataParallel) else nullcontext():
                 scores, labels = model(microbatch)
-                loss, outputs = weighted_loss(scores, labels, list(self._weights.values()))
+                loss, outputs = weighted_loss(scores, labels, list(self._weights.values()), self._loss)
                 share = len(microbatch.clips) / batch.total * distributed.world_size()  # processes average their gradients
                 self._scaler.scale(loss * share).backward()
             if len(microbatch.clips):
@@ -279,18 +283,21 @@ class _Training:
         return message
 
 
-def weighted_loss(scores: Tensor, labels: Tensor, weights: Sequence[float]) -> tuple[Tensor, list[Tensor]]:
+def weighted_loss(
+    scores: Tensor, labels: Tensor, weights: Sequence[float], loss: Loss = nn.functional.cross_entropy
+) -> tuple[Tensor, list[Tensor]]:
     """Return the loss to minimise and a list with the loss of each output.
 
     Args:
         scores: Scores (R, M, K) of R outputs, or scores (M, K) of a single output if ``weights`` is empty.
         labels: Labels (M,).
-        weights: Weights of the R cross-entropies in the loss. If ``weights`` is empty, there is one output, and the returned list is empty.
+        weights: Weights of the R losses in the sum. If ``weights`` is empty, there is one output, and the returned list is empty.
+        loss: See `train_epochs`.
     """
     if not weights:
-        return nn.functional.cross_entropy(scores, labels), []
-    losses = [nn.functional.cross_entropy(each, labels) for each in scores]
-    return torch.stack([weight * loss for weight, loss in zip(weights, losses, strict=True)]).sum(), losses
+        return loss(scores, labels), []
+    losses = [loss(each, labels) for each in scores]
+    return torch.stack([weight * each for weight, each in zip(weights, losses, strict=True)]).sum(), losses
 
 
 def check_settings(config: Learning, device: torch.device) -> None:
