@@ -21,7 +21,7 @@ def to_device(numbers: NDArray[Any], device: torch.device) -> Tensor:
 
 def to_array(values: Values) -> NDArray[Any]:
     """Return the numbers as an array. If a GPU is still computing the numbers, the host waits."""
-    return values.numpy(force=True) if isinstance(values, Tensor) else values
+    return values.detach().cpu().numpy() if isinstance(values, Tensor) else values
 
 
 def rows_of(values: Values, rows: NDArray[np.int64]) -> Values:
