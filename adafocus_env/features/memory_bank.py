@@ -189,10 +189,9 @@ class MemoryBank(Bank):
 
     def vectors(self, clips: Indices, steps: Indices, actions: Values) -> tuple[Tensor, Tensor]:
         """See `Features.vectors`. The weights are checked only once."""
-        if self.action.num_cells is None:
-            return super().vectors(clips, steps, actions)
-        focus_vectors = self._read(2, clips, steps, actions)
-        return self._read_unchecked(1, clips, steps), focus_vectors
+        focus_vectors = self.focus_vectors(clips, steps, actions)  # checks the weights if actions are cells
+        read = self._read if self.action.num_cells is None else self._read_unchecked
+        return read(1, clips, steps), focus_vectors
 
     def _read(self, which: int, clips: Indices, steps: Indices, *actions: Values) -> Tensor:
         """Return the requested features. If the glancer or the focuser has changed, the bank is emptied first."""
