@@ -28,7 +28,7 @@ def check_cells(actions: object, count: int, num_cells: int, choices: str) -> ND
         array = np.asarray(actions)
     except ValueError as problem:
         raise ActionError(f"actions must be an array ({problem}); give one cell for each of the {count} clips") from problem
-    check_form(array, count, num_cells, whole=np.issubdtype(array.dtype, np.integer))
+    check_form(array, count, num_cells, whole=array.dtype.kind in "iu")
     if (bad := np.flatnonzero((array < 0) | (array >= num_cells))).size:
         raise ActionError(f"action {array[bad[0]]} (clip {bad[0]}) is outside the space; choose {choices}")
     return array.astype(np.int64)
@@ -40,11 +40,10 @@ def check_form(cells: Values, count: int, num_cells: int, *, whole: bool) -> Non
     Raises:
         ActionError: If the shape is not (count,), or if the dtype is not an integer type.
     """
-    refuse_if(
-        cells.shape != (count,),
-        ActionError(f"actions have shape {tuple(cells.shape)}; give one cell for each of the {count} clips: shape ({count},)"),
-    )
-    refuse_if(not whole, ActionError(f"actions have dtype {cells.dtype}; cells must be integers from 0 to {num_cells - 1}"))
+    if cells.shape != (count,):
+        raise ActionError(f"actions have shape {tuple(cells.shape)}; give one cell for each of the {count} clips: shape ({count},)")
+    if not whole:
+        raise ActionError(f"actions have dtype {cells.dtype}; cells must be integers from 0 to {num_cells - 1}")
 
 
 def check_coordinates(actions: object, count: int, length: int, what: str) -> NDArray[np.float32]:

@@ -120,7 +120,7 @@ class Dynamics:
         self.scores: Tensor = self.state.new_full((num_clips, num_classes), 1 / num_classes)
         self.focus: Tensor = self.state.new_zeros(num_clips, features.classifier.focuser.vector_size)
         self._grid = self.action if tensors and isinstance(self.action, GridAction) else None  # actions may stay on the device
-        self._cell_boxes = self._on_device(boxes_of(self._grid, self._grid.candidates)) if self._grid else None
+        self._cell_boxes = self._as_output(boxes_of(self.action, self.action.candidates)) if isinstance(self.action, GridAction) else None
         self.boxes: Values = self._as_output(np.zeros((num_clips, 4), np.int64))
         self._confidence: Values = self._as_output(np.zeros(num_clips, np.float32))
         self._min_batch = MIN_HEAD_BATCH if stored and self.state.device.type == "cpu" else 1
@@ -161,7 +161,9 @@ class Dynamics:
         elif not isinstance(clip, int | np.integer) or isinstance(clip, bool) or not 0 <= clip < count:
             raise InputError(f"clip must be an integer from 0 to {count - 1}, got {clip!r}")
         baseline = self.action.sample(rng, (self.num_steps, self._num_sampled))
-        return Episode(int(clip), np.concatenate([baseline, self.alternatives.sample(rng, self.num_steps)], axis=1))
+        if self.alternatives.num_sampled:
+            baseline = np.concatenate([baseline, self.alternatives.sample(rng, self.num_steps)], axis=1)
+        return Episode(int(clip), baseline)
 
     def start(self, rows: Indices, episodes: list[Episode]) -> None:
         """Begin ``episodes`` in the given rows; the episodes in other rows continue."""
@@ -216,7 +218,7 @@ class Dynamics:
         patch_mask = np.ones(len(rows), bool) if isinstance(checked, Tensor) else self.action.patch_mask(checked)
         kinds = self._kinds_of_steps(rows, patch_mask)
         penalty = self._penalties[kinds]
-        boxes = self._cell_boxes[checked] if self._cell_boxes is not None else self._as_output(boxes_of(self.action, to_array(checked)))
+        boxes = self._as_output(boxes_of(self.action, to_array(checked))) if self._cell_boxes is None else self._cell_boxes[checked]
         reward = self._reward(judged, previous, baseline) - self._as_output(penalty)
         action_rewards = confidences
         if len(alternatives):
@@ -260,10 +262,10 @@ class Dynamics:
         sampled = self.baseline[rows, steps].swapaxes(0, 1)
         compared = for_each_clip(self._compared, len(rows)) if self._all_cells else sampled[: self._num_sampled]
         alternatives = self.alternatives.with_sampled(sampled[self._num_sampled :])
-        others = np.concatenate([compared, alternatives[self.alternatives.num_shared :]])
+        others = compared, alternatives[self.alternatives.num_shared :]
         if isinstance(actions, Tensor):
-            return torch.cat([actions[None], self._on_device(others)]), alternatives
-        return np.concatenate([actions[None], others]), alternatives
+            return torch.cat([actions[None], self._on_device(np.concatenate(others))]), alternatives
+        return np.concatenate([actions[None], *others]), alternatives
 
     def _kinds_of_steps(self, rows: Indices, patch_mask: NDArray[np.bool_]) -> NDArray[np.int64]:
         """Return the kinds of steps (…, n) for a patch mask (…, n). The kinds are indices into `_costs` and `_penalties`."""
@@ -277,8 +279,8 @@ class Dynamics:
             repeated = np.arange(self._min_batch) % count
             padded, actions = rows[repeated], actions[:, repeated]
         probabilities, states, focus_vectors = self._look_ahead(padded, actions, zeros=self.reward.baseline == "zeros")
-        judged = self._judge_alone(padded, focus_vectors) if self.reward.alone else probabilities
-        measured = [values[:count] for values in self._measure(probabilities[0], judged, self.clip[padded])]
+        scores = torch.cat([probabilities[:1], self._judge_alone(padded, focus_vectors)]) if self.reward.alone else probabilities
+        measured = [values[:count] for values in self._measure(scores, self.clip[padded])]
         new = {"state": states[:count], "scores": probabilities[0, :count]}
         if self._skips and self.skipped == "last":
             new["focus"] = focus_vectors[0, :count]
@@ -295,16 +297,16 @@ class Dynamics:
         clips, steps, state = self.clip[rows], self.step_number[rows], self._of(self.state, rows)
         skip = before = None
         if isinstance(actions, Tensor) or not self._skips:
-            focus_vectors = self.features.focus_vectors(clips, steps, actions)
+            glances, focus_vectors = self.features.vectors(clips, steps, actions)
         elif (patch_mask := self.action.patch_mask(actions)).all():
-            focus_vectors = self.features.focus_vectors(clips, steps, self.action.to_patch_action(actions))
+            glances, focus_vectors = self.features.vectors(clips, steps, self.action.to_patch_action(actions))
         else:
             focus_vectors = self._masked_focus_vectors(rows, actions, patch_mask)
+            glances = self.features.glance_vectors(clips, steps)
             if self.skipped == "none":
                 skip, before = self._on_device(~patch_mask), self._scores_without_step(rows, np.asarray((~patch_mask).any(0)))
         if zeros:
             focus_vectors = torch.cat([focus_vectors, torch.zeros_like(focus_vectors[:1])])
-        glances = self.features.glance_vectors(clips, steps)
         return *classify_step(self.features.classifier, glances, focus_vectors, state, skip, before), focus_vectors
 
     def _judge_alone(self, rows: Indices, focus_vectors: Tensor) -> Tensor:
@@ -341,31 +343,28 @@ class Dynamics:
             return with_rows(before, np.flatnonzero(ends), scores)
         return before
 
-    def _measure(self, probabilities: Tensor, judged: Tensor, clips: Indices) -> tuple[Values, ...]:
+    def _measure(self, scores: Tensor, clips: Indices) -> tuple[Values, ...]:
         """Compute the measurements of a step from the scores. Only the measurements are copied to the host, not the scores.
 
         Args:
-            probabilities: (N, K), scores after the step.
-            judged: (k, N, K), the scores on which the reward depends, namely of the step, of the baseline, and of the alternatives.
+            scores: (k, N, K), the scores after the step, of the baseline, and of the alternatives. If the reward judges every step alone,
+                the second scores are those of the step alone, and the later scores are also those of one step.
             clips: (N,), the clips.
 
         Returns:
             The confidence, the confidence for the reward, the baseline for the reward, the prediction, and whether the prediction is
             correct, each with shape (N,). The last result is the confidence of the alternatives (N, A).
         """
-        labels = self._labels[clips]
-        on_device = self._on_device(labels)
-        true = torch.cat([self._of_labels(scores, on_device) for scores in (probabilities[None], judged)])
-        prediction = probabilities.argmax(-1)
-        last, zeros = 2 + len(self._compared) + self._num_sampled, self.reward.baseline == "zeros"
-        compared, end = (slice(-1, None), len(true) - 1) if zeros else (slice(2, last), len(true))
-        alternatives = slice(end - len(self.alternatives), end)
+        labels: Any = self._on_device(self._labels[clips])
+        true: Values = self._of_labels(scores, labels)
+        prediction: Any = scores[0].argmax(-1)
         if not self._tensors:
-            confidences, predicted = to_array(true), to_array(prediction)
-            baseline = confidences[compared].sum(0) / np.float32(max(1, len(confidences[compared])))
-            return *confidences[:2], baseline, predicted, predicted == labels, confidences[alternatives].T
-        baseline = true[compared].sum(0) / max(1, len(true[compared]))
-        return *true[:2], baseline, prediction, prediction == on_device, true[alternatives].T
+            true, prediction, labels = to_array(true), to_array(prediction), self._labels[clips]
+        judged = true[1:] if self.reward.alone else true
+        zeros, count = self.reward.baseline == "zeros", len(self._compared) + self._num_sampled
+        compared, end = (judged[-1:], len(judged) - 1) if zeros else (judged[1 : 1 + count], len(judged))
+        baseline = compared.sum(0) / max(1, len(compared))
+        return true[0], judged[0], baseline, prediction, prediction == labels, judged[end - len(self.alternatives) : end].T
 
     def _reward(self, *measured: Values) -> Any:
         """Return the reward for confidence, previous confidence and baseline."""

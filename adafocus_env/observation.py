@@ -104,7 +104,7 @@ class ReferenceObservation:
 
     def observe(self, dynamics: Dynamics) -> Tensor:
         """Return references (N, 2)."""
-        return to_device(np.stack([dynamics.clip, dynamics.step_number], axis=-1), dynamics.state.device)
+        return to_device(np.array([dynamics.clip, dynamics.step_number]).T, dynamics.state.device)
 
 
 class ReferenceCountObservation(ReferenceObservation):

@@ -127,7 +127,7 @@ class Alternatives:
 
     def with_sampled(self, sampled: NDArray[Any]) -> NDArray[Any]:
         """Return all actions (A, n, *action space) of n clips, given their sampled actions (K, n, *action space)."""
-        return np.concatenate([sampled, for_each_clip(self.fixed, sampled.shape[1])])
+        return np.concatenate([sampled, for_each_clip(self.fixed, sampled.shape[1])]) if len(self.fixed) else sampled
 
 
 def for_each_clip(actions: NDArray[Any], count: int) -> NDArray[Any]:

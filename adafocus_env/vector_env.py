@@ -104,6 +104,7 @@ class AdaFocusVectorEnv(VectorEnv[Any, Any, Any]):
         )  # fmt: skip
         self.metadata = {**METADATA, "autoreset_mode": self.autoreset_mode}
         self.num_envs, self.render_mode, self.clip_order, self.output = num_envs, render_mode, clip_order, output
+        self._names = np.array(features.clips.names, dtype=object)
         self._observation = make_observation(features)
         self.single_observation_space = self._observation.space
         self.single_action_space = self.dynamics.action.space
@@ -300,8 +301,7 @@ class AdaFocusVectorEnv(VectorEnv[Any, Any, Any]):
         return reward, to_device(terminated, device), to_device(truncated, device)
 
     def _clip_info(self, rows: Indices) -> dict[str, Any]:
-        clip, names = self.dynamics.clip.copy(), self.dynamics.features.clips.names
-        return self._info(rows, clip=clip, name=np.array([names[each] for each in clip.tolist()], dtype=object))
+        return self._info(rows, clip=self.dynamics.clip.copy(), name=self._names[self.dynamics.clip])
 
     def _step_info(self, outcome: Outcome, rows: Indices) -> dict[str, Any]:
         values: dict[str, Values] = {

@@ -77,6 +77,11 @@ class Features:
         """Return the focus vectors (…, F) of the patches that ``actions`` select in the given steps, averaged over their frames."""
         return self._read(2, clips, steps, actions)
 
+    def vectors(self, clips: Indices, steps: Indices, actions: Values) -> tuple[Tensor, Tensor]:
+        """Return `glance_vectors` and `focus_vectors` of the same steps."""
+        focus_vectors = self.focus_vectors(clips, steps, actions)
+        return self.glance_vectors(clips, steps), focus_vectors
+
     def _read(self, which: int, clips: Indices, steps: Indices, *actions: Values) -> Tensor:
         """Return the glance maps if ``which`` is 0, the glance vectors if 1, or the focus vectors of ``actions`` if 2."""
         raise NotImplementedError

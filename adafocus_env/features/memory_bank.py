@@ -187,13 +187,20 @@ class MemoryBank(Bank):
         stored = self._stored[0].unflatten(0, (-1, self.num_steps))
         return [stored[clip].float() for clip in clips.tolist()]
 
-    def _read(self, which: int, clips: Indices, steps: Indices, *actions: Values) -> Tensor:
-        """Return the requested features, reading as many clips at a time as fit in the bank.
+    def vectors(self, clips: Indices, steps: Indices, actions: Values) -> tuple[Tensor, Tensor]:
+        """See `Features.vectors`. The weights are checked only once."""
+        focus_vectors = self.focus_vectors(clips, steps, actions)  # checks the weights if actions are cells
+        read = self._read if self.action.num_cells is None else self._read_unchecked
+        return read(1, clips, steps), focus_vectors
 
-        If the glancer or the focuser has changed, the bank is emptied first.
-        """
+    def _read(self, which: int, clips: Indices, steps: Indices, *actions: Values) -> Tensor:
+        """Return the requested features. If the glancer or the focuser has changed, the bank is emptied first."""
         if self._outdated():
             self._glanced[:] = self._focused[:] = False
+        return self._read_unchecked(which, clips, steps, *actions)
+
+    def _read_unchecked(self, which: int, clips: Indices, steps: Indices, *actions: Values) -> Tensor:
+        """Return the requested features of the same weights, reading as many clips at a time as fit in the bank."""
         if self._slots.enough(clips):  # then, a tensor of cells is not copied to the host
             return self._pick(which, clips, steps, *actions)
         clips, *rest = np.broadcast_arrays(clips, steps, *map(to_array, actions))

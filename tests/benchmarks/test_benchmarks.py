@@ -3,6 +3,7 @@ import importlib
 import json
 import re
 import sys
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -48,6 +49,18 @@ def test_results_are_written_read_and_shown(tmp_path):
 def test_rates_are_those_of_the_rounds():
     section = Section("Steps", "", {"a": [Time(2, 1), Time(4, 1), Time(8, 1)]}).rate("a", 16, "steps/s", aim=Aim("≥", 3))
     assert section.rows[0].value == Spread(4, 3, 6) and section.rows[0].verdict == "yes"
+
+
+def test_the_aim_is_the_time_of_a_step_in_units_of_the_bare_head(monkeypatch):
+    monkeypatch.setattr(steps, "episode", lambda *arguments: None)
+    monkeypatch.setattr(workload, "bare_head", lambda *arguments: None)
+    monkeypatch.setattr(steps, "interleaved", lambda acts, rounds: {name: [Time(2 - name.startswith("head"), 1)] for name in acts})
+    settings = dataclasses.replace(QUICK, quick=False)
+    section = steps._rates(settings, SimpleNamespace(classifier=None), "k = 1", {"reference": {}}, aims=True)
+    rows = {row.name: row for row in section.rows}
+    assert rows["reference, N = 64: time of a step"].cells()[1:] == ["head, 128 rows", "2×", "1×", "≤ 2.5", "yes"]
+    assert rows["reference, N = 64: share"].cells()[1:] == ["head, 128 rows", "0.5×", "1×", "", ""]
+    assert [row.name for row in section.rows if row.unit == "×" and row.aim] == ["reference, N = 64: time of a step"]
 
 
 def test_a_missing_package_is_left_out_with_the_reason(monkeypatch):
