@@ -18,6 +18,7 @@ from agents.pipeline.builders import Clips, features_of
 from agents.pipeline.epochs import Metrics, resumable, with_progress
 from agents.pipeline.training_run import SCORE, TrainingRun
 from agents.policies.networks import PolicyNetwork, architecture_of, load_policy, save_policy
+from agents.policies.spatial import SpatialActor
 from agents.rl.saved_model import selection_of
 from agents.supervised.checkpoint import EpochCheckpoint
 from agents.supervised.end_to_end import train_end_to_end
@@ -137,6 +138,8 @@ class EndToEndTraining:
             architecture = architecture_of(features.map_shape, action.patch_size / action.size, config.network)
             interpolated = config.env.action == "interpolated"
             policy = PolicyNetwork(architecture, None, config.network.std, interpolated=interpolated).to(self._run.device)
+            if isinstance(policy.actor, SpatialActor):
+                policy.actor.use_unit_gain()
         return policy.eval().requires_grad_(False)
 
     def _live(self, clips: ClipSource) -> Features:

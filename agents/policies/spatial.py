@@ -16,7 +16,7 @@ from torch.nn.functional import grid_sample
 
 from agents.config.policy import NetworkConfig
 
-OUTPUT_GAIN = 0.01  # gain of the last layers of an actor, so that a new policy is nearly uniform
+OUTPUT_GAIN = 0.01  # gain of the last layers of an actor, so that a new policy is nearly uniform; see `SpatialActor.use_unit_gain`
 LARGE_MAP = 2**14  # for glance maps of at least this size, CPUs are faster if they process clips one by one, without copying them
 
 
@@ -211,6 +211,14 @@ class SpatialActor(nn.Module):
         features, num_patches = states[..., : self.scores.inputs], states[..., self.scores.inputs :].sum(-1)  # 0 if not observed
         locations = self._locations(features)
         return locations if self.skip is None else torch.cat([locations, self.skip(self.pool(features), num_patches)], dim=-1)
+
+    def use_unit_gain(self) -> None:
+        """Initialise the last layer of a new score map with gain 1 instead of `OUTPUT_GAIN`.
+
+        End-to-end training needs this. There, all gradients come through the location, which is a mean over the whole map. With the small
+        gain, hardly any gradient would reach the layers before the last one.
+        """
+        nn.init.orthogonal_(cast(Tensor, self.scores.layers[-1].weight))
 
     def for_all_counts(self, states: Tensor) -> Tensor:
         """For features (N, D, F), return the outputs (N, D, D, …). The third axis is the number of patches so far, from 0 to D − 1."""

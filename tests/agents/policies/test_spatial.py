@@ -192,6 +192,16 @@ def test_a_new_policy_is_nearly_uniform_and_skips_half_of_the_frames():
     assert shares[..., :-1].max() < 2 / 98
 
 
+def test_with_unit_gain_the_gradient_of_the_location_reaches_the_first_layer():
+    torch.manual_seed(0)
+    made, glances = PolicyNetwork(SpatialArchitecture((32, 8, 8), 0.25), None), torch.randn(16, 3, 32, 8, 8)
+    weight = made.encoder.frame[0].weight
+    (small,) = torch.autograd.grad(made(glances).square().sum(), weight)
+    made.actor.use_unit_gain()
+    (large,) = torch.autograd.grad(made(glances).square().sum(), weight)
+    assert large.norm() > 50 * small.norm()
+
+
 @pytest.mark.parametrize("skips", [False, True])
 def test_it_comes_back_as_it_was_saved(skips, maps, tmp_path):
     made = network(SMALL, 5, skips=skips)
