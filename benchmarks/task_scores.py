@@ -45,10 +45,10 @@ LEARNERS: dict[str, tuple[str, ...]] = {
 }
 """Arguments of `agents.train`."""
 SETTINGS: dict[str, tuple[str, ...]] = {
-    "mover": ("ppo.total_steps=100_000", "network.width=32"),
-    "sparse": ("ppo.total_steps=100_000",),
+    "mover": ("ppo.total_steps=150_000", "data.views=4", "network.width=32"),
+    "sparse": ("ppo.total_steps=150_000", "data.views=4"),
 }
-"""Settings for tasks on which more steps or channels than the defaults still increase the validation accuracy."""
+"""Settings for tasks on which more steps, clips or channels than the defaults still increase the validation accuracy."""
 SEEDS = 5  # number of random policies
 PATCHES = 4  # random patches for the baseline of the reward
 

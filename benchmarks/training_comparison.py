@@ -30,6 +30,7 @@ from agents.config.command import run_command
 from agents.config.effect import Reasons
 from agents.config.settings import Train, TrainEndToEnd, Training, TrainStages
 from agents.pipeline.builders import Clips, build_clips, choose_classifier, in_order_of
+from agents.pipeline.driver import BEST
 from agents.rl.algorithms import without_effect
 from agents.runs.progress import Display
 from agents.runs.run_dir import RunDir
@@ -74,11 +75,15 @@ METHODS: dict[str, tuple[str, tuple[str, ...]]] = {
 Methods whose name ends with `JOINT` also train the classifier. PPO and expected_pg then train policy and classifier in alternating rounds.
 """
 JOINT = "_joint"
+STARTS_FROM = {"end_to_end_joint": "end_to_end"}
+"""Methods that start from the policies of another method. Their costs include those of the other method.
+
+With a new policy, whose patches miss the target, the published loss would first make the classifier forget the classes."""
 FURTHER = ("ppo_continuous",)
 """Methods that run only if the user names them. Here, PPO selects the locations of end-to-end training instead of cells."""
 SET_HERE = (
-    "classifier", "network", "network.name", "data", "data.name", "data.task", "algo", "algo.name", "env.action", "env.bank", "freeze",
-    "first", "seed", "run", "device", "force",
+    "classifier", "policy", "network", "network.name", "data", "data.name", "data.task", "algo", "algo.name", "env.action", "env.bank",
+    "freeze", "first", "seed", "run", "device", "force",
 )  # fmt: skip
 ACCURACIES = {"hit_rate": "hits", "top1_anytime": "anytime", "top1": "top-1", "gap_anytime": "gap, anytime", "gap_top1": "gap, top-1"}
 BOUNDS = ("random", "oracle")
@@ -108,7 +113,9 @@ def main(config: TrainingComparison) -> None:
         clips = clips_of(next(iter(runs[task].values()))[0])  # before the first run, whose seconds would include rendering
         for method, configs in runs[task].items():
             train_missing({method: configs}, COMMANDS[METHODS[method][0]].main, console)
-            measured.setdefault(task, {})[method] = [measure(each, clips) for each in configs]
+            found = measured.setdefault(task, {})[method] = [measure(each, clips) for each in configs]
+            for run, other in zip(found, measured[task].get(STARTS_FROM.get(method, ""), ()), strict=False):
+                run.update({cost: run[cost] + other[cost] for cost in COSTS})
     text = "\n".join(f"**{task}**\n\n{markdown(HEADINGS, map(row, by_method, by_method.values()))}" for task, by_method in measured.items())
     seeds = ", ".join(map(str, config.seeds))
     console.print(f"mean (worst) over seeds {seeds}, test clips, network={config.network}\n\n{text}", highlight=False, soft_wrap=True)
@@ -121,8 +128,9 @@ def check_runs(config: TrainingComparison, root: Path) -> dict[str, dict[str, li
     """Return the configs of all runs, grouped by task and then by method. All configs are checked before the first run is trained.
 
     Raises:
-        InputError: If a method is unknown, if a list is empty or has a value twice, or if the classifier is not trained yet. The same error
-            is raised if ``overrides`` or ``of_method`` sets a key that has no effect or that the command itself sets.
+        InputError: If a method is unknown or lacks the method from whose policies it starts, if a list is empty or has a value twice, or
+            if the classifier is not trained yet. The same error is raised if ``overrides`` or ``of_method`` sets a key that has no effect
+            or that the command itself sets.
     """
     methods = config.methods or [name for name in METHODS if name not in FURTHER]
     check_lists(tasks=config.tasks, methods=methods)
@@ -132,6 +140,11 @@ def check_runs(config: TrainingComparison, root: Path) -> dict[str, dict[str, li
     )
     runs: dict[str, dict[str, list[Training]]] = {task: {} for task in config.tasks}
     for method in methods:
+        start = STARTS_FROM.get(method)
+        refuse_if(
+            start is not None and start not in methods[: methods.index(method)],
+            f"methods must name {start} before {method}, which starts from its policies, got {', '.join(methods)}",
+        )
         name, arguments = lookup("methods", method, METHODS)
         command, shared = COMMANDS[name], (*arguments, f"classifier={config.classifier}", f"network={config.network}")
         groups = {f"{task}-{method}": (*shared, f"data.task={task}") for task in config.tasks}
@@ -139,12 +152,21 @@ def check_runs(config: TrainingComparison, root: Path) -> dict[str, dict[str, li
         found = runs_of(study, root, command.schema, name, groups, SET_HERE, command.without_effect)
         for task in config.tasks:
             runs[task][method] = found[f"{task}-{method}"]
+            if start is not None:
+                runs[task][method] = _with_policies_of(runs[task][start], runs[task][method])
             refuse_if(
                 not is_trained(runs[task][method][0]),
                 f"classifier must be a trained one, from which all methods start, got {config.classifier} with the task {task}; give the "
                 "folder of a checkpoint",
             )
     return runs
+
+
+def _with_policies_of(others: Sequence[Training], configs: Sequence[Training]) -> list[Training]:
+    """Return the configs with the best policies of other runs, one per seed, as their first policies."""
+    return [
+        replace(config, policy=str(RunDir(other.run).checkpoints / BEST)) for config, other in zip(configs, others, strict=True)
+    ]
 
 
 def clips_of(config: Training) -> Clips:
