@@ -67,7 +67,7 @@ METHODS: dict[str, tuple[str, tuple[str, ...]]] = {
     "end_to_end": ("train_end_to_end", ("freeze=true",)),
     "ppo_joint": ("train_stages", ("algo=ppo", "first=2", "rounds=1")),
     "expected_pg_joint": ("train_stages", ("algo=expected_pg", "first=2", "rounds=1")),
-    "end_to_end_joint": ("train_end_to_end", ("freeze=false",)),
+    "end_to_end_joint": ("train_end_to_end", ("freeze=false", "learning.learning_rate=3e-4", "learning.epochs=10")),
     "ppo_continuous": ("train", ("algo=ppo", "env.action=interpolated", "env.baseline=1")),
 }
 """Command and arguments of each method.
