@@ -131,7 +131,7 @@ def _bank_filling(settings: Settings) -> Section:
     section = Section("Bank filling", note, interleaved(acts, settings.rounds))
     for name in networks:
         filled = f"focus vectors, {name}"
-        section.ratio(f"focuser, {name}", filled, name=f"{filled}: frames/s over the bare focuser's", aim=Aim("≥", 0.9))
+        section.ratio(f"focuser, {name}", filled, name=f"{filled}: frames/s over the bare focuser's", aim=Aim("≥", 0.95))
         section.ratio(f"glancer, {name}", f"glances, {name}", name=f"glances, {name}: frames/s over the bare glancer's")
     return section
 
