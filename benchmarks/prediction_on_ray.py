@@ -7,11 +7,13 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
+
+import av
 
 from adafocus_env.demo.videos import DemoTask, demo
 from agents.prediction.output import PREDICTIONS
@@ -19,39 +21,65 @@ from benchmarks.command import Settings, main
 from benchmarks.results import Aim, Section, Spread, Time
 
 CORES = 2
+DISTINCT = 20  # videos, of which the others are copies
+LENGTH = 250  # frames of a long video
 ENGINES = {"local engine": 0, "Ray, 1 node": 1, "Ray, 2 nodes": 2}
 """Number of nodes by name; 0: without Ray."""
 
 
 def measure(settings: Settings) -> Iterator[Section]:
-    """Yield the only section."""
-    count, distinct = (8, 4) if settings.quick else (600, 60)
-    with TemporaryDirectory() as folder:
-        videos = Path(folder, "videos")
-        _make_videos(videos, count, distinct)
-        section = Section(f"{count} short videos on {CORES} cores, after the first output", inspect.getdoc(_seconds_per_video) or "")
-        for number in range(settings.rounds):
-            for name, nodes in ENGINES.items():
-                out = Path(folder, f"{name} {number}")
-                with _cluster(nodes) as env:
-                    seconds = _seconds_per_video(videos, out, env)
-                section.times.setdefault(name, []).append(Time(seconds, 0.0))
-        for name in [*ENGINES][1:]:
-            pairs = zip(section.times[name], section.times["local engine"], strict=True)
-            ratios = Spread.of([one.wall / other.wall for one, other in pairs])
-            section.figure(name, ratios.median, "×", over="local engine", aim=Aim("≤", 1.3))
-            section.figure(f"{name}: largest difference of scores", _difference(Path(folder), name), "", over="local engine")
-    section.figure("local engine", 1 / Spread.of([each.wall for each in section.times["local engine"]]).median, "videos/s")
-    yield section
+    """Yield a section for short videos, which show the overhead per video, and a section for videos of ten seconds."""
+    for what, make, count, aim in (("short videos", _short_videos, 600, None), ("videos of 10 seconds", _long_videos, 200, Aim("≤", 1.3))):
+        with TemporaryDirectory() as folder:
+            videos = Path(folder, "videos")
+            distinct = make(Path(folder, "distinct"), 2 if settings.quick else DISTINCT)
+            copied = _copies(distinct, videos, 8 if settings.quick else count)
+            yield _compared(f"{copied} {what} on {CORES} cores, after the first output", videos, Path(folder), settings.rounds, aim)
 
 
-def _make_videos(folder: Path, count: int, distinct: int) -> None:
-    data = demo(DemoTask(train_videos=distinct, test_videos=1), val=0.0)
+def _compared(title: str, videos: Path, folder: Path, rounds: int, aim: Aim | None) -> Section:
+    section = Section(title, inspect.getdoc(_seconds_per_video) or "")
+    for number in range(rounds):
+        for name, nodes in ENGINES.items():
+            with _cluster(nodes) as env:
+                seconds = _seconds_per_video(videos, folder / f"{name} {number}", env)
+            section.times.setdefault(name, []).append(Time(seconds, 0.0))
+    for name in [*ENGINES][1:]:
+        pairs = zip(section.times[name], section.times["local engine"], strict=True)
+        ratios = Spread.of([one.wall / other.wall for one, other in pairs])
+        section.figure(name, ratios.median, "×", over="local engine", aim=aim)
+        section.figure(f"{name}: largest difference of scores", _difference(folder, name), "", over="local engine")
+    return section.figure("local engine", 1 / Spread.of([each.wall for each in section.times["local engine"]]).median, "videos/s")
+
+
+def _short_videos(folder: Path, count: int) -> list[Path]:
+    """Render demo videos: 16 frames of 128×128 pixels."""
+    data = demo(DemoTask(train_videos=count, test_videos=1), val=0.0)
     assert data.prepare is not None
     data.prepare(data.train)
+    return [video.path for video in data.train]
+
+
+def _long_videos(folder: Path, count: int) -> list[Path]:
+    """Encode videos of 250 frames of 320×240 pixels, 25 per second, in which demo videos are shown larger and slower."""
+    folder.mkdir()
+    for number, video in enumerate(_short_videos(folder, count)):
+        with av.open(str(video)) as source, av.open(str(folder / f"{number:02d}.mp4"), "w") as target:
+            stream = target.add_stream("libx264", rate=25, options={"preset": "veryfast"})
+            stream.width, stream.height, stream.pix_fmt = 320, 240, "yuv420p"
+            frames = [frame.to_ndarray(format="rgb24", width=320, height=240) for frame in source.decode(video=0)]
+            for shown in range(LENGTH):
+                image = av.VideoFrame.from_ndarray(frames[shown * len(frames) // LENGTH], format="rgb24")
+                target.mux(stream.encode(image))
+            target.mux(stream.encode())
+    return sorted(folder.iterdir())
+
+
+def _copies(distinct: Sequence[Path], folder: Path, count: int) -> int:
     folder.mkdir()
     for number in range(count):
-        shutil.copyfile(data.train[number % distinct].path, folder / f"{number:04d}.mp4")
+        shutil.copyfile(distinct[number % len(distinct)], folder / f"{number:04d}.mp4")
+    return count
 
 
 @contextmanager

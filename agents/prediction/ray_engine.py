@@ -33,6 +33,7 @@ from classifiers.errors import InputError, count_of, refuse_if
 from classifiers.model_zoo import BUNDLED
 
 TASK = 32  # videos that a task decodes, which is so many that the overhead of a task is small compared with their decoding
+BATCH_BYTES = 8 << 20  # of frames that a task yields together; every batch has an overhead of milliseconds
 MAX_TASKS, TASKS_PER_CPU = 2000, 4  # more videos make larger tasks, and fewer videos make smaller tasks, so that every CPU has some
 
 Batch = dict[str, NDArray[Any]]
@@ -135,10 +136,18 @@ def _mistake(problem: Exception) -> Exception:
 
 
 def decode_block(rows: Batch, base: WindowRequest, size: int, time_limit: float) -> Iterator[Batch]:
-    """Decode some videos in a task, and yield their windows one by one."""
+    """Decode some videos in a task, and yield their windows in batches of at least `BATCH_BYTES`."""
     requests = [replace(base, path=Path(os.fsdecode(path))) for path in rows["path"]]
+    items: list[Item] = []
+    size_of_items = 0
     for position, total, found in read_windows(requests, size, num_workers=1, time_limit=time_limit, run=_in_lasting_worker):
-        yield _column([(int(rows["number"][position]), total, found if isinstance(found, Failure) else _pack(found))])
+        items.append((int(rows["number"][position]), total, found if isinstance(found, Failure) else _pack(found)))
+        size_of_items += 0 if isinstance(found, Failure) else found.frames.nbytes
+        if size_of_items >= BATCH_BYTES:
+            yield _column(items)
+            items, size_of_items = [], 0
+    if items:
+        yield _column(items)
 
 
 @dataclass(frozen=True)
