@@ -91,7 +91,7 @@ def train_end_to_end(
     return train_epochs(
         [actor] if freeze else [*networks, actor], clips, scores, learning, seed=seed, device=classifier.device,
         frozen=[network.module for network in networks] if freeze else (), weights=FROZEN_LOSSES if freeze else LOSSES,
-        loss=lack_of_confidence if freeze else nn.functional.cross_entropy, max_grad_norm=config.max_grad_norm, checkpoints=checkpoints,
+        loss=lack_of_confidence if freeze else None, max_grad_norm=config.max_grad_norm, checkpoints=checkpoints,
     )  # fmt: skip
 
 

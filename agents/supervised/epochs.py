@@ -60,7 +60,7 @@ def train_epochs(
     device: torch.device,
     frozen: Sequence[nn.Module] = (),
     weights: Mapping[str, float] | None = None,
-    loss: Loss = nn.functional.cross_entropy,
+    loss: Loss | None = None,
     max_grad_norm: float | None = None,
     checkpoints: EpochCheckpoint | None = None,
 ) -> Iterator[dict[str, float]]:
@@ -84,7 +84,7 @@ def train_epochs(
         device: Device of the networks.
         frozen: Modules that are used in the forward pass but not trained.
         weights: Maps the names of the R outputs to the weights of their losses; None: there is one output.
-        loss: Function that takes scores (M, K) and labels (M,) and returns a loss, which is minimised.
+        loss: Function that takes scores (M, K) and labels (M,) and returns a loss, which is minimised; None: the cross-entropy.
         max_grad_norm: The gradient is clipped to this norm, computed over all trained parameters together; None: no clipping.
         checkpoints: Saves the training within epochs. After every epoch, the training is saved when the caller requests the next epoch. If
             there is a checkpoint, training resumes from it and yields the remaining epochs, which are bit-identical to those of an
@@ -141,7 +141,7 @@ class _Training:
         device: torch.device,
         frozen: Sequence[nn.Module],
         weights: Mapping[str, float],
-        loss: Loss,
+        loss: Loss | None,
         max_grad_norm: float | None,
         checkpoints: EpochCheckpoint | None,
     ) -> None:
@@ -284,7 +284,7 @@ class _Training:
 
 
 def weighted_loss(
-    scores: Tensor, labels: Tensor, weights: Sequence[float], loss: Loss = nn.functional.cross_entropy
+    scores: Tensor, labels: Tensor, weights: Sequence[float], loss: Loss | None = None
 ) -> tuple[Tensor, list[Tensor]]:
     """Return the loss to minimise and a list with the loss of each output.
 
@@ -294,6 +294,7 @@ def weighted_loss(
         weights: Weights of the R losses in the sum. If ``weights`` is empty, there is one output, and the returned list is empty.
         loss: See `train_epochs`.
     """
+    loss = loss or nn.functional.cross_entropy
     if not weights:
         return loss(scores, labels), []
     losses = [loss(each, labels) for each in scores]
