@@ -18,11 +18,11 @@ from typing import Any
 import torch
 from rich.console import Console
 
-import classifiers
 from adafocus_env.build import build_features, open_clips
 from adafocus_env.demo.videos import DemoTask, demo
 from agents.evaluation.evaluate import evaluate
 from agents.policies.networks import PolicyArchitecture, PolicyNetwork
+from classifiers import checkpoint
 
 PACKAGES = ("classifiers", "adafocus_env", "agents")
 
@@ -47,7 +47,7 @@ def executed_modules(call: Callable[[], object]) -> list[str]:
 
 def evaluate_one_video() -> None:
     """Render, decode and evaluate one demo video, with a feature bank in memory."""
-    classifier = classifiers.load("demo")
+    classifier = checkpoint.load("demo")
     clips = open_clips(demo(DemoTask(train_videos=10, test_videos=1)), "test", num_frames=8, size=classifier.architecture.size)
     features = build_features(classifier, clips, bank=True)
     torch.manual_seed(0)

@@ -21,8 +21,9 @@ import numpy as np
 import numpy.typing as npt
 
 from adafocus_env.cache_dir import cache_folder
-from adafocus_env.videos.dataset import DataSet, Video, hold_out
+from adafocus_env.videos.dataset import DataSet, Video
 from adafocus_env.videos.decoding import Failure, run_in_workers
+from adafocus_env.videos.splits import hold_out
 from classifiers.errors import InputError, lookup, refuse_if
 
 CLASSES = tuple("0123456789")

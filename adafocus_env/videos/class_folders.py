@@ -5,8 +5,9 @@ from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 
 from adafocus_env.videos.containers import VIDEO_SUFFIXES
-from adafocus_env.videos.dataset import DataSet, Video, hold_out, split_test
+from adafocus_env.videos.dataset import DataSet, Video
 from adafocus_env.videos.readers import IMAGE_SUFFIXES
+from adafocus_env.videos.splits import hold_out, split_test
 from classifiers.errors import InputError, refuse_if
 
 

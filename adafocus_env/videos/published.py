@@ -9,7 +9,7 @@ from typing import Literal
 
 from adafocus_env.videos.class_folders import check_folder
 from adafocus_env.videos.containers import VIDEO_SUFFIXES
-from adafocus_env.videos.dataset import DataSet, Video, hold_out
+from adafocus_env.videos.dataset import DataSet, Video
 from adafocus_env.videos.list_files import (
     SHORTEST,
     Entry,
@@ -21,6 +21,7 @@ from adafocus_env.videos.list_files import (
     read_list,
     shared_videos,
 )
+from adafocus_env.videos.splits import hold_out
 from classifiers.errors import InputError, lookup, refuse_if
 
 _log = logging.getLogger("adafocus_env")

@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 from adafocus_env.clips.clip_spec import ClipSpec, fixed_crop
 from adafocus_env.dataset_registry import build_data
 from adafocus_env.videos.class_folders import folder
-from adafocus_env.videos.dataset import Video, check_train_split, hold_out, with_classes
+from adafocus_env.videos.dataset import Video, check_train_split, with_classes
+from adafocus_env.videos.splits import hold_out
 from agents.config.command import compose_config
 from agents.config.settings import TrainPPO
 from classifiers.errors import InputError
